@@ -1,0 +1,167 @@
+"""What happens in a run, as data: one line of events.jsonl each, the one wire to CLI, web and trackers.
+
+engine -> Reporter.event(Stepped(...)) -> {"kind": "stepped", "time": ..., ...} -> progress bar, events.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The loop begins (or goes on) at `step`; `steps` is the whole run."""
+
+    kind: ClassVar[str] = "started"
+    time: float = field(default_factory=time.time)
+    step: int
+    steps: int
+    resumed_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepped:
+    """One optimiser step. seconds, tokens and targets are of this step alone; loss is nats a target."""
+
+    kind: ClassVar[str] = "stepped"
+    time: float = field(default_factory=time.time)
+    step: int
+    loss_nats: float
+    grad_norm: float
+    lr: float
+    targets: int
+    tokens: int
+    seconds: float
+    peak_bytes: int
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Held-out loss after `step`; `best` says whether it is the lowest so far."""
+
+    kind: ClassVar[str] = "evaluated"
+    time: float = field(default_factory=time.time)
+    step: int
+    loss_nats: float
+    targets: int
+    seconds: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint was committed."""
+
+    kind: ClassVar[str] = "saved"
+    time: float = field(default_factory=time.time)
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescued:
+    """The engine met a fault and went on: a skipped step, a smaller micro-batch, an older checkpoint."""
+
+    kind: ClassVar[str] = "rescued"
+    time: float = field(default_factory=time.time)
+    step: int
+    reason: str
+    action: str
+    rows: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """The run ended with an error."""
+
+    kind: ClassVar[str] = "failed"
+    time: float = field(default_factory=time.time)
+    step: int
+    code: str
+    problems: tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """The run ended; status is done, stopped or interrupted."""
+
+    kind: ClassVar[str] = "finished"
+    time: float = field(default_factory=time.time)
+    step: int
+    status: str
+    seconds: float
+
+
+Event = Started | Stepped | Evaluated | Saved | Rescued | Failed | Finished
+
+
+class Reporter(Protocol):
+    """Who is told: a file, a terminal, nobody. Methods must return fast and never raise."""
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """`done` of `total` units of `what`; total is None while unknown; done == total ends it."""
+
+
+class Silent:
+    """Nobody is told."""
+
+    def event(self, event: Event) -> None:
+        """Ignore."""
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Ignore."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Write each event to events.jsonl, then pass it on."""
+
+    path: Path
+    listener: Reporter
+
+    def event(self, event: Event) -> None:
+        """Append one line, whole, and tell the listener."""
+        append(self.path, event)
+        self.listener.event(event)
+
+    def progress(self, what: str, done: int, total: int | None) -> None:
+        """Progress is for people; it is not recorded."""
+        self.listener.progress(what, done, total)
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a JSON object; a number that is not finite becomes null."""
+    values = {f.name: getattr(event, f.name) for f in fields(event)}
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {"kind": event.kind, **clean}
+
+
+def append(path: Path, event: Event) -> None:
+    """Append the event as one line; a single write, so a reader never sees half of a line from us."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(to_json(event), ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """Each event of a file, oldest first; a torn last line (killed while writing) is left out."""
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(value, dict):
+            yield value
