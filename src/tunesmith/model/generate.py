@@ -1,0 +1,183 @@
+"""Continue prompts, many at once, with the words each would get alone. Greedy, or seeded sampling.
+
+prompts   [p p p p]        left padding, positions count real tokens only
+          [- - p p]  -->   one forward pass a token for all rows; finished rows leave the batch
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tunesmith.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache, PreTrainedModel
+
+# Cached tokens of one batch: 200 short prompts together, but long ones few at a time.
+BATCH_TOKENS = 32_768
+OnToken = Callable[[int, int], None]
+
+
+@contextlib.contextmanager
+def generation_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention that knows a cache and left padding, in place of the packed one of training."""
+    base: Any = getattr(model, "get_base_model", lambda: model)()
+    before, training = base.config._attn_implementation, model.training
+    if before not in ("sdpa", "eager"):
+        base.config._attn_implementation = "sdpa"
+    model.eval()
+    try:
+        yield
+    finally:
+        base.config._attn_implementation = before
+        model.train(training)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Most tokens the model can hold; without a limit in its config, a very large number."""
+    return int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+
+
+def generate(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    on_token: OnToken | None = None,
+) -> list[list[int]]:
+    """Continue each prompt until a stop token (left out), `max_new_tokens` or the end of the context.
+
+    temperature 0 is greedy; above it, row i samples from its own generator seeded with `seed + i`, so that
+    an answer does not depend on what it is batched with. `on_token(row, id)` hears each token as it comes.
+    """
+    limit = context_length(model)
+    for row, prompt in enumerate(prompts):
+        if not 0 < len(prompt) < limit:
+            raise ModelError.at(
+                f"prompt {row + 1}",
+                f"has {len(prompt)} tokens; the model's context holds {limit}, an answer included",
+                "shorten the prompt" if prompt else "a prompt needs at least one token",
+            )
+    answers: list[list[int]] = [[] for _ in prompts]
+    choose = _Chooser(temperature, {row: seed + row for row in range(len(prompts))})
+    with generation_attention(model), torch.inference_mode():
+        for rows in _batches([len(prompt) for prompt in prompts], max_new_tokens):
+            batch = _Rows(rows, [min(max_new_tokens, limit - len(prompts[row])) for row in rows])
+            for row, token in _continue(
+                model, [prompts[row] for row in rows], batch, choose, stop_ids, pad_id
+            ):
+                answers[row].append(token)
+                if on_token is not None:
+                    on_token(row, token)
+    return answers
+
+
+def _batches(lengths: Sequence[int], max_new_tokens: int) -> Iterator[list[int]]:
+    """Rows of similar length together, the longest first (so that memory is asked for at the beginning)."""
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
+    begin = 0
+    while begin < len(order):
+        size = max(1, BATCH_TOKENS // (lengths[order[begin]] + max_new_tokens))
+        yield order[begin : begin + size]
+        begin += size
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Which prompts are in the batch, and how many tokens each may still get."""
+
+    names: list[int]
+    room: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Chooser:
+    """Picks the next token of each row."""
+
+    temperature: float
+    seeds: dict[int, int]
+    generators: dict[int, torch.Generator] = field(default_factory=dict)
+
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> list[int]:
+        """logits Float[N V] -> N token ids."""
+        if self.temperature <= 0:
+            return logits.argmax(dim=-1).tolist()
+        shares = torch.softmax(logits.float().cpu() / self.temperature, dim=-1)
+        return [
+            int(torch.multinomial(share, 1, generator=self._generator(row)))
+            for row, share in zip(rows, shares)
+        ]
+
+    def _generator(self, row: int) -> torch.Generator:
+        if row not in self.generators:
+            self.generators[row] = torch.Generator().manual_seed(self.seeds[row])
+        return self.generators[row]
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, mask, positions), each Int64[N T]; positions of real tokens begin at 0."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.tensor([[pad_id] * (width - len(prompt)) + list(prompt) for prompt in prompts])
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    return ids.to(device), mask.to(device), positions.to(device)
+
+
+def _continue(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    rows: _Rows,
+    choose: _Chooser,
+    stop_ids: Sequence[int],
+    pad_id: int,
+) -> Iterator[tuple[int, int]]:
+    """(row, token) as they are decided; a row's stop token is not told."""
+    from transformers import DynamicCache
+
+    device = model.get_input_embeddings().weight.device
+    stops = frozenset(stop_ids)
+    ids, mask, positions = left_pad(prompts, pad_id, device)
+    # without a cache config every layer keeps all keys; sliding windows act through the mask
+    cache = DynamicCache()
+    while rows.names:
+        out = model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=1,
+        )  # fmt: skip
+        tokens = choose(out.logits[:, -1], rows.names)
+        for at, (row, token) in enumerate(zip(rows.names, tokens)):
+            if rows.room[at] > 0 and token not in stops:
+                rows.room[at] -= 1
+                yield row, token
+            else:
+                rows.room[at] = 0
+        alive = [at for at, room in enumerate(rows.room) if room > 0]
+        mask, last = _compact(rows, cache, alive, mask, positions[:, -1:])
+        ids = torch.tensor([[tokens[at]] for at in alive], device=device)
+        positions = last + 1
+        mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
+
+
+def _compact(
+    rows: _Rows, cache: DynamicCache, alive: list[int], mask: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Let finished rows go; what remains computes as if they had never been there."""
+    if len(alive) < len(rows.names):
+        keep = torch.tensor(alive, dtype=torch.long, device=mask.device)
+        if alive:
+            cache.batch_select_indices(keep)
+        rows.names = [rows.names[at] for at in alive]
+        rows.room = [rows.room[at] for at in alive]
+        mask, last = mask[keep], last[keep]
+    return mask, last

@@ -1,0 +1,122 @@
+"""Batched generation says what each prompt would get alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tunesmith.errors import ModelError
+from tunesmith.model.generate import generate, generation_attention
+
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 4},
+    "qwen2": {},
+    "qwen3": {"head_dim": 8},
+}
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14, 15], [3, 4], [16, 17, 18], [60]]
+
+
+def tiny(family: str = "llama", **values):
+    """A random model of two layers with a wide spread of logits, so that greedy choices are clear."""
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.3,
+    }
+    config = AutoConfig.for_model(family, **(shape | FAMILIES[family] | values))
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def one_by_one(model, prompts, tokens, stops):
+    """The plainest greedy decoding: no batch, no padding, no cache."""
+    answers = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(tokens):
+            with torch.inference_mode():
+                token = int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+            if token in stops:
+                break
+            ids.append(token)
+        answers.append(ids[len(prompt) :])
+    return answers
+
+
+# mutation tried: positions = mask.cumsum(1) (off by one), padding on the right, mask of ones: each fails here
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_says_what_each_prompt_gets_alone(family):
+    model = tiny(family)
+    assert generate(model, PROMPTS, 12, [], 0) == one_by_one(model, PROMPTS, 12, [])
+
+
+# mutation tried: not selecting the cache rows in _compact
+def test_rows_that_stop_leave_without_a_trace():
+    model = tiny()
+    free = one_by_one(model, PROMPTS, 12, [])
+    stops = [free[0][2], free[2][5]]
+    expected = one_by_one(model, PROMPTS, 12, stops)
+    assert len({len(answer) for answer in expected}) > 1
+    assert generate(model, PROMPTS, 12, stops, 0) == expected
+
+
+def test_small_batches_change_nothing(monkeypatch):
+    model = tiny()
+    whole = generate(model, PROMPTS, 8, [2], 0)
+    monkeypatch.setattr("tunesmith.model.generate.BATCH_TOKENS", 20)
+    assert generate(model, PROMPTS, 8, [2], 0) == whole
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(monkeypatch):
+    model = tiny()
+    sampled = generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=3)
+    assert sampled != generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=4)
+    monkeypatch.setattr("tunesmith.model.generate.BATCH_TOKENS", 1)
+    assert generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=3) == sampled
+
+
+def test_tokens_are_told_as_they_come():
+    heard: dict[int, list[int]] = {}
+    answers = generate(
+        tiny(), PROMPTS, 5, [], 0, on_token=lambda row, token: heard.setdefault(row, []).append(token)
+    )
+    assert [heard[row] for row in range(len(PROMPTS))] == answers
+
+
+def test_answers_end_where_the_context_ends():
+    model = tiny(max_position_embeddings=10)
+    assert [len(a) for a in generate(model, [[1] * 9, [1] * 4], 50, [], 0)] == [1, 6]
+    with pytest.raises(ModelError, match="context holds 10"):
+        generate(model, [[1] * 10], 5, [], 0)
+
+
+def test_the_attention_of_training_and_its_mode_come_back():
+    model = tiny()
+    model.config._attn_implementation = "tunesmith_packed"
+    model.train()
+    with generation_attention(model):
+        assert model.config._attn_implementation == "sdpa"
+        assert not model.training
+    assert model.config._attn_implementation == "tunesmith_packed"
+    assert model.training
+
+
+def test_two_hundred_prompts_are_quick():
+    model = tiny(max_position_embeddings=256, initializer_range=0.02)
+    prompts = [[1 + (7 * row + at) % 60 for at in range(8 + row % 30)] for row in range(200)]
+    begin = time.perf_counter()
+    generate(model, prompts, 24, [], 0)
+    assert time.perf_counter() - begin < 10
