@@ -69,7 +69,7 @@ class Source(Section):
     columns: dict[str, str] = Field(default_factory=dict)
     """Maps the format's column names to the file's: {prompt: question, response: answer}."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """Share of tokens against the other sources; null takes the source's own size."""
+    """Share of tokens against the others (1 where unset). Where no source has one, each is read whole."""
     split: Literal["auto", "file", "line"] = "auto"
     """How a .txt becomes documents: auto at <|endoftext|> lines, else at blank lines."""
 

@@ -1,0 +1,55 @@
+"""How weights move: AdamW over the method's groups, and the rate of each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from tunesmith.recipe import Optim, steps_of
+from tunesmith.tuning.method import ParameterGroup
+
+FLOOR = 0.1  # cosine and linear end at this share of the peak (note 001, point 24)
+DECAY_SHARE = 0.2  # wsd: the last fifth of the run decays (arXiv:2404.06395)
+
+
+def make_adamw(groups: Sequence[ParameterGroup], betas: tuple[float, float]) -> torch.optim.AdamW:
+    """Fused AdamW with fp32 states (Loshchilov & Hutter, arXiv:1711.05101); `lr` is set at each step."""
+    return torch.optim.AdamW(
+        [
+            {"params": list(group.parameters), "weight_decay": group.weight_decay, "lr_scale": group.lr_scale}
+            for group in groups
+        ],
+        lr=0.0,
+        betas=betas,
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def rate(step: int, steps: int, peak: float, optim: Optim) -> float:
+    """Learning rate of a step, counted from 1, of a run of `steps`.
+
+    Warm-up rises linearly and reaches the peak at its last step; then the schedule.
+    """
+    warmup = min(steps_of(optim.warmup, steps) if optim.warmup else 0, steps)
+    if step <= warmup:
+        return peak * step / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    match optim.schedule:
+        case "constant":
+            return peak
+        case "linear":
+            return peak * (1 - (1 - FLOOR) * done)
+        case "wsd":
+            begin = 1 - DECAY_SHARE
+            return peak if done <= begin else peak * (1 - (1 - FLOOR) * (done - begin) / DECAY_SHARE)
+        case "cosine":
+            return peak * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give each group its share of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]

@@ -1,0 +1,188 @@
+"""Attention over packed documents: each attends to itself alone, grouped by length, never through a T x T mask.
+
+    row       [a a a b b c c c]          segments [0 0 0 1 1 2 2 2]
+    groups    length 3: (a, c)  length 2..3: (b _)   padded at the right, so causality hides the padding
+    out       back in row order; a document's output is a function of that document only
+
+Shapes: B batch, T tokens of a row, H heads, D head size, N documents of a group, L longest of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "tunesmith_packed"
+# Documents at least this share of the group's longest are attended together: padding costs less than a call.
+SHORTEST_IN_GROUP = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Documents attended in one call. `slots[n, l]` is the flat position of token l of document n."""
+
+    slots: Tensor  # Int64[Tensor, "N*L"]
+    real: Tensor | None  # Bool[Tensor, "N*L"]; None where nothing is padded
+    documents: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """How the tokens of a batch fall into documents; made once a batch, used by every layer."""
+
+    groups: tuple[Group, ...]
+    place: (
+        Tensor  # Int64[Tensor, "B*T"]: where each token's output stands among the groups' outputs, end to end
+    )
+    real: Tensor | None  # Bool[Tensor, "B*T"]; None where no token is padding
+
+    def to(self, device: torch.device) -> Documents:
+        """The same on another device."""
+
+        def move(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.to(device, non_blocking=True)
+
+        groups = tuple(replace(g, slots=g.slots.to(device), real=move(g.real)) for g in self.groups)
+        return Documents(groups, self.place.to(device), move(self.real))
+
+
+def group_documents(segments: Tensor) -> Documents:
+    """Find the documents of a batch. segments: Int64[Tensor, "B T"] on the CPU, -1 is padding.
+
+    A document is a run of equal segment numbers within a row.
+    """
+    flat = segments.numpy()
+    rows, width = flat.shape
+    starts, lengths = _runs(flat)
+    order = np.argsort(-lengths, kind="stable")
+    groups: list[Group] = []
+    place = np.zeros(rows * width, np.int64)
+    offset = 0
+    for members in _similar(lengths, order):
+        longest = int(lengths[members[0]])
+        inside = np.arange(longest)[None, :]
+        real = inside < lengths[members][:, None]
+        slots = np.where(real, starts[members][:, None] + inside, starts[members][:, None]).reshape(-1)
+        real = real.reshape(-1)
+        place[slots[real]] = offset + np.flatnonzero(real)
+        mask = None if real.all() else torch.from_numpy(real)
+        groups.append(Group(torch.from_numpy(slots), mask, len(members), longest))
+        offset += slots.size
+    padding = flat.reshape(-1) >= 0
+    return Documents(
+        tuple(groups), torch.from_numpy(place), None if padding.all() else torch.from_numpy(padding)
+    )
+
+
+def _runs(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flat start and length of each document of segments[B, T]."""
+    rows, width = flat.shape
+    new = np.ones((rows, width), bool)
+    new[:, 1:] = flat[:, 1:] != flat[:, :-1]
+    starts = np.flatnonzero(new.reshape(-1))
+    lengths = np.diff(np.append(starts, rows * width))
+    kept = flat.reshape(-1)[starts] >= 0
+    return starts[kept], lengths[kept]
+
+
+def _similar(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+    """Cut documents, longest first, into groups of similar length."""
+    begin = 0
+    for at in range(1, len(order) + 1):
+        if at == len(order) or lengths[order[at]] < SHORTEST_IN_GROUP * lengths[order[begin]]:
+            yield order[begin:at]
+            begin = at
+
+
+class _Gather(torch.autograd.Function):
+    """x[index] whose backward is a gather as well: every real token stands in exactly one slot.
+
+    Faster than index_add, and deterministic on every device.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, back: Tensor, back_real: Tensor | None) -> Tensor:
+        ctx.save_for_backward(back, *([] if back_real is None else [back_real]))
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        back, *real = ctx.saved_tensors
+        grad = grads[0].index_select(0, back)
+        if real:
+            grad.masked_fill_(~real[0].view(-1, *[1] * (grad.dim() - 1)), 0)
+        return grad, None, None, None
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    documents: Documents,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface. query [B H T D], key and value [B Hkv T D] -> [B T H D]."""
+    assert attention_mask is None, "packed attention takes documents, not a mask"
+    batch, heads, width, _ = query.shape
+    flat = [x.transpose(1, 2).reshape(batch * width, *x.shape[1::2]) for x in (query, key, value)]
+    slots = torch.cat([group.slots for group in documents.groups])
+    flat = [_Gather.apply(x, slots, documents.place, documents.real) for x in flat]
+    sizes = [group.slots.numel() for group in documents.groups]
+    outputs = [
+        _attend(group, *parts, scaling=scaling, dropout=dropout, window=sliding_window)
+        for group, *parts in zip(documents.groups, *(x.split(sizes) for x in flat))
+    ]
+    real = _all_real(documents.groups)
+    out = _Gather.apply(torch.cat(outputs), documents.place, slots, real)
+    if documents.real is not None:
+        out = out.masked_fill(~documents.real.view(-1, 1, 1), 0)
+    return out.view(batch, width, heads, -1), None
+
+
+def _all_real(groups: tuple[Group, ...]) -> Tensor | None:
+    """Which slots of all groups, end to end, hold a token; None where all do."""
+    if all(group.real is None for group in groups):
+        return None
+    return torch.cat(
+        [g.slots.new_ones(g.slots.shape, dtype=torch.bool) if g.real is None else g.real for g in groups]
+    )
+
+
+def _attend(
+    group: Group,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """Causal attention within each document of a group: [N*L H D] -> [N*L H D]."""
+    shape = (group.documents, group.length)
+    query, key, value = (x.view(*shape, *x.shape[1:]).transpose(1, 2) for x in (query, key, value))
+    repeat = query.shape[1] // key.shape[1]
+    if repeat > 1:
+        key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
+    mask = None
+    if window is not None and group.length > window:
+        at = torch.arange(group.length, device=query.device)
+        distance = at[:, None] - at[None, :]
+        mask = (distance >= 0) & (distance < window)
+    out = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
+    )
+    return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])

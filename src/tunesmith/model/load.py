@@ -1,0 +1,141 @@
+"""Load tokenizers and weights from a folder, a hub id or a config; save them so that plain transformers loads them.
+
+safetensors only: nothing is ever unpickled. Every fault is a ModelError that says how to mend it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tunesmith.errors import ModelError
+from tunesmith.kernels import attention
+from tunesmith.recipe import Model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# A name transformers has no mask for: it then builds none, and our attention takes documents instead.
+ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.packed_attention)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_tokenizer(model: Model) -> PreTrainedTokenizerFast:
+    """The tokenizer of the recipe's model. Raises ModelError."""
+    path = model.tokenizer or model.path
+    assert path is not None
+    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
+    if model.tokenizer is None and model.revision:
+        options["revision"] = model.revision
+    with _said_plainly(path, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError.at(
+            path,
+            f"{type(tokenizer).__name__} cannot tell where tokens stand in the text",
+            "use a model with a tokenizer.json",
+        )
+    return tokenizer
+
+
+def load_model(
+    model: Model, device: str, dtype: torch.dtype, seed: int = 0, vocabulary: int = 0
+) -> PreTrainedModel:
+    """The model with packed attention, in eval mode. `seed` and `vocabulary` are for a new one (from_config)."""
+    common: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
+    if model.from_config is not None:
+        with _said_plainly("model.from_config", "config"), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            loaded = AutoModelForCausalLM.from_config(_new_config(model.from_config, vocabulary), **common)
+        return loaded.to(device).eval()
+    assert model.path is not None
+    with _said_plainly(model.path, "weights"):
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            model.path,
+            revision=model.revision or "main",
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ModelError.at(model.path, f"weights are missing: {names}", "download the folder again, whole")
+    bad = next((name for name, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
+    if bad:
+        raise ModelError.at(
+            model.path, f"{bad} holds values that are not finite", "use weights that are whole"
+        )
+    return loaded.to(device).eval()
+
+
+def _new_config(values: dict[str, Any], vocabulary: int) -> PretrainedConfig:
+    """Config of a new model: a decoder with pre-RMSNorm, SwiGLU, RoPE and no biases (note 001, point 24)."""
+    values = {"vocab_size": vocabulary, **values}
+    return AutoConfig.for_model(values.pop("model_type", "llama"), **values)
+
+
+@contextlib.contextmanager
+def _said_plainly(path: str, part: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise into a ModelError with a way out."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        fix = "give a folder with config.json, safetensors weights and tokenizer.json, or a hub id that can be reached"
+        if (
+            Path(path).is_dir()
+            and not any(Path(path).glob("*.safetensors"))
+            and any(Path(path).glob("*.bin"))
+        ):
+            fix = "weights are pickled (.bin): convert them with transformers' save_pretrained to safetensors first"
+        raise ModelError.at(path, f"the {part} cannot be loaded: {first[:300]}", fix) from error
+
+
+@contextlib.contextmanager
+def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
+    """Within: attention that knows a key-value cache and left padding (torch's SDPA); after: packed attention again."""
+    before = lm.config._attn_implementation
+    lm.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        lm.set_attn_implementation(before)
+
+
+def save_model(
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    stop_ids: list[int],
+    folder: Path,
+    dtype: torch.dtype,
+) -> None:
+    """Save weights, tokenizer, template and generation config so that plain transformers answers likewise.
+
+    `stop_ids` all become eos_token_id of generation. Trained tensors are fp32; they are rounded to `dtype` once.
+    """
+    state = {name: tensor.to(dtype) for name, tensor in lm.state_dict().items()}
+    lm.generation_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
+    before = lm.config.dtype
+    lm.config.dtype = dtype
+    try:
+        lm.save_pretrained(folder, state_dict=state)
+    finally:
+        lm.config.dtype = before
+    tokenizer.save_pretrained(folder)

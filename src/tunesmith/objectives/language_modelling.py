@@ -1,0 +1,27 @@
+"""Next-token cross-entropy: the one loss of training, of held-out evaluation and of choice scoring.
+
+summed_loss  sum of nats over learnt tokens, with gradient; the engine divides by the step's global count
+token_losses nats of each learnt token, without gradient
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from tunesmith.kernels import head
+from tunesmith.model.forward import learnt_hidden
+
+if TYPE_CHECKING:
+    from tunesmith.data.loader import Batch
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Sum of cross-entropies in nats over the batch's targets, with gradient: []."""
+    return head.summed_loss(*learnt_hidden(model, batch))
+
+
+def token_losses(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy in nats of each target, in the batch's flat order, without gradient: [n]."""
+    return head.token_losses(*learnt_hidden(model, batch))

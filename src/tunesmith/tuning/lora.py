@@ -1,0 +1,94 @@
+"""LoRA and rsLoRA through PEFT: h = W x + s B A x, s = alpha/r or alpha/sqrt(r); A random, B zero.
+
+Hu et al. 2021 (arXiv:2106.09685); Kalajdzievski 2023 (arXiv:2312.03732). Adapters are fp32 and in PEFT's format on disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from tunesmith.errors import ModelError, RecipeError
+from tunesmith.recipe import Lora, Optim
+from tunesmith.tuning import table
+from tunesmith.tuning.method import Capabilities, Hooks, ParameterGroup, TunedModel, decay_matrices
+
+if TYPE_CHECKING:
+    from tunesmith.model.facts import ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTuning:
+    """Low-rank updates beside frozen linear layers."""
+
+    lora: Lora
+    capabilities: Capabilities = Capabilities(
+        merge="rounded",
+        serve=frozenset({"lora", "merged", "hf"}),
+        quantised_base=True,
+        checkpointing=True,
+        packing=True,
+        fused_loss=True,
+        needs_calibration=False,
+    )
+
+    def trainable_parameters(self, facts: ModelFacts) -> int:
+        """Sum of r (in + out) over the targets."""
+        return table.trainable_parameters(self.lora, facts)
+
+    def prepare(self, lm: nn.Module, seed: int) -> TunedModel:
+        """Wrap the targets; the function is unchanged (B = 0)."""
+        lora = self.lora
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha or 2 * lora.rank,  # type: ignore[arg-type]
+            lora_dropout=lora.dropout,
+            target_modules="all-linear" if lora.targets == "all_linear" else list(lora.targets),
+            use_rslora=lora.scaling == "rslora",
+            bias="none",
+            task_type="CAUSAL_LM",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                model = get_peft_model(lm, config)  # type: ignore[arg-type]
+            except ValueError as error:
+                raise RecipeError.at(
+                    "tuning.targets",
+                    str(error).splitlines()[0][:300],
+                    "name linear layers such as [q_proj, v_proj]",
+                ) from error
+        return TunedModel(model, {name: p for name, p in model.named_parameters() if p.requires_grad})
+
+    def parameter_groups(self, tuned: TunedModel, optim: Optim) -> list[ParameterGroup]:
+        """A and B decay alike."""
+        return decay_matrices(tuned, optim.weight_decay)
+
+    def hooks(self, tuned: TunedModel) -> Hooks:
+        """None."""
+        return Hooks()
+
+    def save(self, tuned: TunedModel, folder: Path) -> None:
+        """adapter_config.json and adapter_model.safetensors, as PEFT loads them."""
+        model: Any = tuned.model
+        model.save_pretrained(folder, safe_serialization=True)
+
+    def attach(self, lm: nn.Module, folder: Path) -> nn.Module:
+        """The base with the saved adapter on it."""
+        try:
+            return PeftModel.from_pretrained(lm, folder, is_trainable=False)  # type: ignore[arg-type]
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            first = str(error).strip().splitlines()[0][:300]
+            raise ModelError.at(
+                str(folder), f"the adapter does not fit: {first}", "use the base it was trained on"
+            ) from error
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """W + s B A, in fp32; the caller rounds once."""
+        wrapped: Any = model.float()
+        return wrapped.merge_and_unload()

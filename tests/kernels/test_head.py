@@ -1,0 +1,59 @@
+"""The chunked head: loss and gradient are those of the plain cross-entropy, without the full matrix of logits."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.kernels import head
+
+
+def _plain(hidden, weight, targets):
+    return torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+
+
+@given(st.integers(1, 40), st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_loss_and_gradients_equal_cross_entropy_in_float64(rows, seed):
+    # mutation tried: onehot not subtracted; chunk offset left out; grad not scaled by the incoming one
+    torch.manual_seed(seed)
+    hidden = torch.randn(rows, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(200_000, 8, dtype=torch.float64, requires_grad=True)  # 20 rows a chunk
+    targets = torch.randint(0, 200_000, (rows,))
+    (head.summed_loss(hidden, weight, targets) / 7).backward()
+    ours = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    plain = _plain(hidden, weight, targets)
+    (plain / 7).backward()
+    for mine, theirs in zip(ours, (hidden.grad, weight.grad)):
+        assert (mine - theirs).norm() <= 1e-12 * theirs.norm()
+    torch.testing.assert_close(head.token_losses(hidden, weight, targets).sum(), plain.detach())
+
+
+def test_a_frozen_head_gets_no_gradient():
+    hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
+    head.summed_loss(hidden, weight, torch.arange(5)).backward()
+    assert hidden.grad is not None
+    assert weight.grad is None
+
+
+@pytest.mark.parametrize("vocabulary", [32_000, 152_000])
+def test_logits_of_one_chunk_only_are_held(vocabulary):
+    assert head.rows_per_chunk(vocabulary) * vocabulary <= head.CHUNK_ELEMENTS
+
+
+def test_bf16_autocast_is_no_worse_than_the_plain_bf16_path():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(64, 32), torch.randn(500, 32)
+    targets = torch.randint(0, 500, (64,))
+    exact = _plain(hidden.double(), weight.double(), targets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = head.summed_loss(hidden.requires_grad_(), weight, targets)
+        plain = torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight).float(), targets, reduction="sum")
+    assert abs(ours - exact) <= 1.1 * abs(plain - exact) + 1e-2
+
+
+def test_no_target_gives_a_loss_of_zero():
+    hidden = torch.zeros(0, 8, requires_grad=True)
+    loss = head.summed_loss(hidden, torch.randn(11, 8), torch.zeros(0, dtype=torch.long))
+    assert loss == 0
