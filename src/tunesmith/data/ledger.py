@@ -1,0 +1,153 @@
+"""What became of each row: the books of a run, and they balance.
+
+rows_in = whole + shortened + split + expanded + dropped + not_read      for each source
+tokens.in = tokens.kept + tokens.cut                                     for all rows that were rendered
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from tunesmith.data.splits import Split
+
+Kept = Literal["whole", "shortened", "split", "expanded"]
+Fate = Literal["whole", "shortened", "split", "expanded", "dropped", "not_read"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLedger:
+    """One file. `use` says what it was named for; `repeats` how often its tokens are seen in the run."""
+
+    path: str
+    format: str | None
+    use: Split
+    rows_in: int
+    whole: int
+    shortened: int
+    split: int
+    expanded: int
+    dropped: int
+    not_read: int
+    reasons: dict[str, int]
+    repeats: float = 1.0
+
+    def balance(self) -> int:
+        """Rows that are not accounted for: zero, or the books are wrong."""
+        kept = self.whole + self.shortened + self.split + self.expanded
+        return self.rows_in - (kept + self.dropped + self.not_read)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLedger:
+    """Tokens of all rendered rows. `repeated` are given again as context where a document is split."""
+
+    kept: int = 0
+    cut: int = 0
+    targets: int = 0
+    repeated: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """`in` is what stood in the rows: what was kept and what was cut."""
+        return {"in": self.kept + self.cut, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLedger:
+    """One side of the split. `tokens` are those the model reads, `targets` those it is to predict."""
+
+    rows: int = 0
+    samples: int = 0
+    tokens: int = 0
+    targets: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TouchedRow:
+    """A row that did not go whole: one line of ledger.rows.jsonl."""
+
+    address: str
+    fate: str
+    reason: str
+    detail: str = ""
+    cut_tokens: int = 0
+    samples: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """The whole account. `rows` holds the touched rows, in file order."""
+
+    sources: tuple[SourceLedger, ...]
+    tokens: TokenLedger
+    splits: dict[str, SplitLedger]
+    rows: tuple[TouchedRow, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        for source in self.sources:
+            assert source.balance() == 0, f"{source.path}: {source.balance()} rows unaccounted for"
+            assert sum(source.reasons.values()) >= source.dropped, (
+                f"{source.path}: a dropped row has no reason"
+            )
+        targets = sum(split.targets for split in self.splits.values())
+        assert targets == self.tokens.targets, f"{self.tokens.targets} targets, {targets} in the splits"
+        kept = sum(getattr(source, fate) for source in self.sources for fate in get_args(Kept))
+        rows = sum(split.rows for split in self.splits.values())
+        assert kept == rows, f"{kept} rows kept, {rows} in the splits"
+
+    def to_json(self) -> dict[str, Any]:
+        """The contracted ledger.json."""
+        return {
+            "sources": [asdict(source) for source in self.sources],
+            "tokens": self.tokens.to_json(),
+            "splits": {name: asdict(split) for name, split in self.splits.items()},
+        }
+
+    def row_lines(self) -> str:
+        """ledger.rows.jsonl: a line a touched row."""
+        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
+
+    def with_repeats(self, repeats: Sequence[float]) -> Ledger:
+        """The same with how often each train source is seen, once the run's steps are known."""
+        known = iter(repeats)
+        sources = tuple(
+            replace(s, repeats=next(known, s.repeats)) if s.use == "train" else s for s in self.sources
+        )
+        return replace(self, sources=sources)
+
+
+class SourceAccount:
+    """Counts one source while it is read; `close` gives the frozen result."""
+
+    def __init__(self, path: str, format: str | None, use: Split) -> None:
+        self.path, self.format, self.use = path, format, use
+        self.rows_in = 0
+        self.fates: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+
+    def arrive(self, rows: int = 1) -> None:
+        """Rows seen in the file, before anything is known of them."""
+        self.rows_in += rows
+
+    def settle(self, fate: Fate, reason: str | None = None, rows: int = 1) -> None:
+        """What became of rows, and why, where they were touched."""
+        self.fates[fate] += rows
+        if reason:
+            self.reasons[reason] += rows
+
+    def close(self) -> SourceLedger:
+        """The frozen account."""
+        fates = {fate: self.fates[fate] for fate in get_args(Fate)}
+        reasons = dict(sorted(self.reasons.items()))
+        return SourceLedger(self.path, self.format, self.use, self.rows_in, **fates, reasons=reasons)
+
+
+def merge_reasons(sources: Iterable[SourceLedger]) -> dict[str, int]:
+    """Reasons of all sources together, most frequent first."""
+    total: Counter[str] = Counter()
+    for source in sources:
+        total.update(source.reasons)
+    return dict(total.most_common())
