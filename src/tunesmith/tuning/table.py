@@ -1,4 +1,4 @@
-"""Every tuning method on one page: what it trains, its options, its learning rate, and its exact count. No torch.
+"""Every tuning method on one page: what it trains, its options, its rate, its exact count. No torch.
 
 full    all weights                       freeze  last n layers (+ named modules)
 lora    r (inputs + outputs) a target     h = W x + s B A x
@@ -56,7 +56,7 @@ class MethodInfo:
         }
 
     def to_json(self, facts: ModelFacts | None = None) -> dict[str, Any]:
-        """The contracted shape; `parameters` is the exact count for a model, null without one or where it cannot be."""
+        """The contracted shape; `parameters` is exact for a model, null without one or where it cannot be."""
         return {
             "name": self.name,
             "trains": self.trains,
@@ -81,18 +81,18 @@ METHODS: Mapping[str, MethodInfo] = {
             "notes 001 (points 8, 17, 18) and 003",
         ),
         MethodInfo(
-            "freeze", "the last layers, or named modules", Freeze, {"sft": 2e-5, "pretrain": 5e-5}, "exact", False,
-            True, "a task near what the model knows; activations are kept only for the layers that train",
+            "freeze", "the last layers, or named modules", Freeze, {"sft": 2e-5, "pretrain": 5e-5}, "exact",
+            False, True, "a task near what the model knows; saves activations only of layers that train",
             "note 003; LLaMA-Factory's freeze tuning",
         ),
         MethodInfo(
-            "lora", "low-rank updates beside every linear layer", Lora, {"sft": 2e-4, "pretrain": 2e-4}, "rounded",
-            True, True, "the usual choice: little memory, little forgetting, an adapter of a few megabytes",
+            "lora", "low-rank updates beside every linear layer", Lora, {"sft": 2e-4, "pretrain": 2e-4},
+            "rounded", True, True, "the usual choice: little memory, little forgetting, a small adapter",
             "Hu et al. 2021, arXiv:2106.09685; note 003",
         ),
         MethodInfo(
-            "rslora", "as lora, scaled by alpha/sqrt(rank)", Lora, {"sft": 2e-4, "pretrain": 2e-4}, "rounded", True,
-            True, "ranks of 64 and more, where alpha/rank would shrink the update",
+            "rslora", "as lora, scaled by alpha/sqrt(rank)", Lora, {"sft": 2e-4, "pretrain": 2e-4},
+            "rounded", True, True, "ranks of 64 and more, where alpha/rank would shrink the update",
             "Kalajdzievski 2023, arXiv:2312.03732",
         ),
     )
@@ -121,7 +121,7 @@ def resolve_lr(recipe: Recipe) -> float:
 
 
 def trainable_parameters(tuning: Tuning, facts: ModelFacts) -> int:
-    """How many parameters train, exactly; tied weights once. Raises RecipeError for a name the model lacks."""
+    """How many parameters train, exactly; tied weights once. Raises RecipeError for unknown names."""
     match tuning:
         case Full():
             return facts.parameters
@@ -155,7 +155,7 @@ def freeze_names(tuning: Freeze, facts: ModelFacts) -> set[str]:
             problems.append(
                 Problem(
                     "tuning.modules", f"{wanted!r} is not a module of this model that has weights",
-                    "such as lm_head, model.norm, model.embed_tokens, or a name inside a layer: mlp.down_proj",
+                    "such as lm_head, model.norm, embed_tokens, or a name inside a layer: mlp.down_proj",
                 )
             )  # fmt: skip
     if problems:
