@@ -128,6 +128,17 @@ class RunFolder:
             file.flush()
             yield
 
+    def is_locked(self) -> bool:
+        """Whether a living process is writing here; asks without leaving a trace."""
+        try:
+            with open(self.path / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
 
 def open_run(path: str | Path) -> RunFolder:
     """The run folder at `path`, which must hold a recipe.yaml."""

@@ -1,0 +1,171 @@
+"""The command `tunesmith`: words to a verb, the verb's answer to the screen, errors to exit codes.
+
+main(["plan", "recipe.yaml", "--json"])  ->  prints one JSON object, returns 0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cyclopts
+from cyclopts import App, CycloptsError, Group
+
+from tunesmith import __version__
+from tunesmith.app import failure, verbs
+from tunesmith.app.answer import Answer, write_json
+from tunesmith.app.render import problems as pages
+from tunesmith.app.render.base import console
+from tunesmith.errors import Problem, UserError
+
+HELP = """Fine-tune language models and prove what it did.
+
+Start here: `tunesmith demo`, the whole way in under three minutes, offline, on any CPU.
+"""
+
+MAKE, USE, KNOW = (Group(name, sort_key=i) for i, name in enumerate(("Make a model", "Use it", "Know more")))
+
+# In the order in which a person meets them.
+VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
+    (MAKE, "demo", verbs.demo),
+    (MAKE, "data check", verbs.data_check),
+    (MAKE, "data show", verbs.data_show),
+    (MAKE, "data stats", verbs.data_stats),
+    (MAKE, "plan", verbs.plan),
+    (MAKE, "train", verbs.train),
+    (USE, "eval", verbs.evaluate),
+    (USE, "chat", verbs.chat),
+    (USE, "export", verbs.export),
+    (USE, "runs list", verbs.runs_list),
+    (USE, "runs show", verbs.runs_show),
+    (USE, "runs compare", verbs.runs_compare),
+    (KNOW, "methods", verbs.methods),
+    (KNOW, "doctor", verbs.doctor),
+)
+FAMILIES = {
+    "data": "Look at data before training on it: check, show, stats.",
+    "runs": "The run folders: list, show, compare.",
+}
+
+
+def build() -> App:
+    """The command line, with every verb that works."""
+    settings = cyclopts.Parameter(negative=())
+    app = App(
+        name="tunesmith",
+        help=HELP,
+        version=__version__,
+        version_flags=["--version"],
+        help_format="markdown",
+        default_parameter=settings,
+        group_commands=KNOW,
+    )
+    families: dict[str, App] = {}
+    for order, (group, words, function) in enumerate(VERBS):
+        family, _, verb = words.rpartition(" ")
+        if family and family not in families:
+            families[family] = App(
+                name=family, help=FAMILIES[family], group=group, sort_key=order, group_commands="Commands"
+            )
+            app.command(families[family])
+        if family:
+            families[family].command(function, name=verb, sort_key=order)
+        else:
+            app.command(function, name=verb, group=group, sort_key=order)
+    return app
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. 0 done, 2 the user, 1 our fault, 130 stopped."""
+    words = list(sys.argv[1:] if words is None else words)
+    json = any(word in ("--json", "--json=true") for word in words[: _end(words)])
+    try:
+        with _stoppable(), _quiet_libraries():
+            answer = _work(words, json)
+        code = answer.show() if isinstance(answer, Answer) else int(answer or 0)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read us (head, less) has seen enough. Python would complain once more at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except CycloptsError as error:
+        return _misused(error, json)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException as error:
+        return failure.report(error, json=json)
+
+
+def _work(words: list[str], json: bool) -> Any:
+    """Let the verb do its work. With --json its standard output is kept free for the one object."""
+    app = build()
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        return app(
+            words,
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+            console=None if json else console(),
+        )
+
+
+def _end(words: Sequence[str]) -> int:
+    """Where options end: at `--`, or with the words."""
+    return words.index("--") if "--" in words else len(words)
+
+
+def _misused(error: CycloptsError, json: bool) -> int:
+    """A word the command line does not know, or one that is missing."""
+    chain = " ".join(["tunesmith", *(error.command_chain or ())])
+    problem = Problem(chain, str(error).strip(), f"see: {chain} --help")
+    if json:
+        write_json(
+            {"error": {"code": "usage", "problems": UserError([problem]).to_json()["error"]["problems"]}}
+        )
+    else:
+        console(sys.stderr).print(pages.problems([problem], "usage"))
+    return 2
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop like Ctrl-C does; `nohup` keeps its meaning."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Libraries speak to developers; what a user must know, we say ourselves."""
+    for name, value in (
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        if not os.environ.get(failure.DEBUG) and not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        yield

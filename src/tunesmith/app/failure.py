@@ -1,0 +1,87 @@
+"""From an exception to an exit code: 2 the user must change something, 1 our fault, 130 stopped.
+
+DataError -> problems, 2      KeyboardInterrupt -> 130      ZeroDivisionError -> crash file, 1
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import sys
+import tempfile
+import traceback
+
+from tunesmith.app.answer import write_json
+from tunesmith.app.redact import redact
+from tunesmith.app.render import problems as pages
+from tunesmith.app.render.base import console
+from tunesmith.errors import DiskFullError, DoesNotFitError, FolderError, Interrupted, Problem, TunesmithError
+
+DEBUG = "TUNESMITH_DEBUG"
+
+
+def report(error: BaseException, *, json: bool) -> int:
+    """Tell the user what went wrong; returns the exit code."""
+    known = as_known(error)
+    if os.environ.get(DEBUG):
+        sys.stderr.write(redact("".join(traceback.format_exception(error))))
+    clean = type(known)([Problem(redact(p.where), redact(p.what), redact(p.fix)) for p in known.problems])
+    if json:
+        write_json(clean.to_json())
+    screen = console(sys.stderr)
+    if isinstance(clean, Interrupted):
+        screen.print(pages.interrupted(clean.problems))
+    elif not json:
+        screen.print(pages.problems(clean.problems, clean.code))
+    return clean.exit_code
+
+
+def as_known(error: BaseException) -> TunesmithError:
+    """The error in terms of the tree; an unknown one is ours, and its traceback goes to a file."""
+    match error:
+        case TunesmithError():
+            return error
+        case KeyboardInterrupt():
+            return Interrupted([Problem("", "stopped on request", "")])
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return DiskFullError.at(
+                error.filename or "disk", "no space left", "free some space, or move output= to another disk"
+            )
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS) if error.filename:
+            return FolderError.at(
+                str(error.filename), f"cannot be opened: {error.strerror}", "check its owner and permissions"
+            )
+        case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return DoesNotFitError.at(
+                "memory", "ran out while working", "see: tunesmith plan RECIPE; smaller data.max_length helps"
+            )
+        case _:
+            return TunesmithError([_our_fault(error)])
+
+
+def _our_fault(error: BaseException) -> Problem:
+    what = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
+    if len(what) > 500:
+        what = what[:500] + " …"
+    try:
+        path = write_crash(error)
+    except OSError:
+        return Problem("tunesmith", what, f"this is our fault; set {DEBUG}=1 to see the traceback")
+    return Problem("tunesmith", what, f"this is our fault; please report it with {path}")
+
+
+def write_crash(error: BaseException) -> str:
+    """Write traceback and versions to a new file only this user can read; returns its path."""
+    from tunesmith import __version__
+
+    handle, path = tempfile.mkstemp(prefix="tunesmith-crash-", suffix=".txt")
+    lines = [
+        f"tunesmith {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"command: {' '.join(sys.argv)}",
+        "",
+        "".join(traceback.format_exception(error)),
+    ]
+    with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(redact("\n".join(lines)))
+    return path

@@ -1,0 +1,96 @@
+"""The plan as a page: does it fit, what takes the memory, how long it runs, what is advised and why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from tunesmith.app.render import base
+
+BAR = 24
+
+
+def page(plan: dict[str, Any], note: str = "") -> RenderableType:
+    """The contracted plan document, for a person."""
+    return base.page(base.heading("plan", note), verdict(plan), overview(plan), memory(plan), advice(plan))
+
+
+def verdict(plan: dict[str, Any]) -> RenderableType:
+    """Fits, or does not, with the two numbers that say so."""
+    peak, room = plan["memory"]["peak_bytes"], plan["device"]["memory_bytes"]
+    if plan["fits"]:
+        return base.mark("good", f"fits: about {base.size(peak)} of {base.size(room)}")
+    return base.mark("bad", f"does not fit: about {base.size(peak)} needed, {base.size(room)} there")
+
+
+def overview(plan: dict[str, Any]) -> RenderableType:
+    """Model, device and run in three lines."""
+    total, trainable = plan["parameters"]["total"], plan["parameters"]["trainable"]
+    run, device = plan["run"], plan["device"]
+    length = f"{base.count(run['steps'])} steps, {base.short_count(run['tokens'])} tokens"
+    if run.get("targets") is not None:
+        length += f" ({base.short_count(run['targets'])} learnt)"
+    return base.facts(
+        [
+            ("device", f"{device['kind']}: {base.visible(device['name'])}"),
+            (
+                "parameters",
+                f"{base.count(total)}, {base.count(trainable)} train ({base.share(trainable, total)})",
+            ),
+            ("run", length),
+            ("time", f"about {base.duration(run['seconds'])}"),
+            ("disk", base.size(run["disk_bytes"])),
+        ]
+    )
+
+
+def memory(plan: dict[str, Any]) -> RenderableType:
+    """Each term of the forecast as a bar, largest first, and the peak with its stated error."""
+    found = plan["memory"]
+    terms = sorted((t for t in found["terms"] if t["bytes"]), key=lambda term: -term["bytes"])
+    largest = max((term["bytes"] for term in terms), default=0)
+    rows = [
+        (
+            Text(base.visible(term["name"]).replace("_", " ")),
+            Text(base.size(term["bytes"])),
+            Text(base.bar(term["bytes"], largest, BAR), "accent"),
+        )
+        for term in terms
+    ]
+    error = f" ±{100 * found['error_share']:.0f}%" if found.get("error_share") else ""
+    phase = f"while {base.visible(found['phase'])}" if found.get("phase") else ""
+    peak = (
+        Text("peak" + error, "strong"),
+        Text(base.size(found["peak_bytes"]), "strong"),
+        Text(phase, "quiet"),
+    )
+    return Group(base.table(["memory", "", ""], [*rows, peak], right=[1]))
+
+
+def advice(plan: dict[str, Any]) -> RenderableType | None:
+    """What to change, each with its reason and the words to type."""
+    if not plan["advice"]:
+        return None
+    lines: list[RenderableType] = [Text("  advice", "key")]
+    for item in plan["advice"]:
+        head = Text.assemble(("› ", "warn"), base.visible(item["reason"]))
+        if item.get("source"):
+            head.append(f"  ({base.visible(item['source'])})", "quiet")
+        lines.append(Padding(head, (0, 0, 0, 2)))
+        for key, value in (item.get("change") or {}).items():
+            lines.append(Padding(Text(f"{key}={_yaml(value)}", "accent"), (0, 0, 0, 6)))
+    return Group(*lines)
+
+
+def _yaml(value: Any) -> str:
+    """A value as it is typed after key= on the command line."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)

@@ -1,0 +1,57 @@
+"""Errors as a person reads them: what, where, and the way out; or as one JSON object.
+
+✗ 2 problems                                                            recipe
+  optim.lrr  is not a known key
+             → did you mean lr? ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from tunesmith.app.render import base
+from tunesmith.errors import Problem
+
+FEW = 60
+"""More problems than this are counted, not spelt: the first ones tell the story."""
+
+
+def problems(found: Sequence[Problem], code: str, kind: str = "bad") -> RenderableType:
+    """All problems of an error, each with its place and its fix."""
+    title = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+    head = base.mark(kind, Text.assemble((title, "strong"), (f"  {code}", "quiet")))
+    lines: list[RenderableType] = [head]
+    for problem in found[:FEW]:
+        lines += _one(problem)
+    if len(found) > FEW:
+        lines.append(Text(f"  … and {len(found) - FEW} more", style="quiet"))
+    return Group(*lines)
+
+
+def _one(problem: Problem) -> list[RenderableType]:
+    where, what = base.visible(problem.where), base.visible(problem.what, keep_newlines=True)
+    parts: list[RenderableType] = [
+        Padding(Text.assemble((where, "strong"), "  " if where else "", what, overflow="fold"), (0, 0, 0, 2))
+    ]
+    if problem.fix:
+        parts.append(Padding(Text(f"→ {base.visible(problem.fix)}", "accent", overflow="fold"), (0, 0, 0, 4)))
+    return parts
+
+
+def interrupted(found: Sequence[Problem]) -> RenderableType:
+    """A run that was stopped on request: not a failure, and how to go on."""
+    lines: list[RenderableType] = []
+    for problem in found:
+        lines.append(
+            base.mark(
+                "warn",
+                Text.assemble((base.visible(problem.where), "strong"), "  ", base.visible(problem.what)),
+            )
+        )
+        if problem.fix:
+            lines.append(Padding(Text(f"→ {base.visible(problem.fix)}", "accent"), (0, 0, 0, 4)))
+    return Group(*lines)

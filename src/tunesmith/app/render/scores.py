@@ -1,0 +1,171 @@
+"""Scores as pages: an evaluation, before against after, what was forgotten.
+
+task        before   after   change   95% interval       verdict
+sums         0.010   0.910   +0.900   +0.85 .. +0.94     gain
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from tunesmith.app.render import base
+
+VERDICTS = {
+    "gain": ("gain", "good"),
+    "loss": ("loss", "bad"),
+    "within_margin": ("no change", "default"),
+    "cannot_tell": ("cannot tell", "warn"),
+}
+
+
+def page(document: dict[str, Any]) -> RenderableType:
+    """The contracted document of `eval`."""
+    after, before = document["results"], document.get("baseline_results")
+    note = document["model"] + (f"  against {document['baseline']}" if document.get("baseline") else "")
+    return base.page(
+        base.heading("eval", note),
+        heldout(before, after),
+        forgetting(document["forgetting"]) if document.get("forgetting") else tasks(after),
+        probes(before, after),
+    )
+
+
+def heldout(before: dict[str, Any] | None, after: dict[str, Any] | None) -> RenderableType | None:
+    """Loss, perplexity and bits per byte of the held-out rows, before and after where both are known."""
+    after_held = (after or {}).get("heldout")
+    before_held = (before or {}).get("heldout")
+    if not after_held and not before_held:
+        return None
+    known = after_held or before_held or {}
+    rows = []
+    for name, key in (
+        ("loss (nats a token)", "loss_nats"),
+        ("perplexity", "perplexity"),
+        ("bits a byte", "bits_per_byte"),
+    ):
+        values = [held[key] if held else None for held in (before_held, after_held)]
+        rows.append(
+            (name, *(base.number(value) for value in values))
+            if before_held
+            else (name, base.number(values[1]))
+        )
+    title = f"held-out: {base.count(known['rows'])} rows, {base.count(known['targets'])} targets"
+    columns = [title, "before", "after"] if before_held else [title, ""]
+    return base.table(columns, rows, right=[1, 2])
+
+
+def tasks(scores: dict[str, Any]) -> RenderableType | None:
+    """Each task with its value, its standard error and n."""
+    if not scores.get("tasks"):
+        return None
+    rows = [
+        (
+            base.visible(name),
+            task["metric"],
+            base.number(task["value"]),
+            "–" if task.get("stderr") is None else f"± {base.number(task['stderr'])}",
+            base.count(task["n"]),
+            Text(task.get("group") or "", "quiet"),
+        )
+        for name, task in scores["tasks"].items()
+    ]
+    return base.table(["task", "metric", "value", "std. err.", "n", "group"], rows, right=[2, 3, 4])
+
+
+def forgetting(found: dict[str, Any]) -> RenderableType:
+    """Paired changes with their intervals: gained, lost, or not to be told from this many items."""
+    rows = []
+    for name, item in found.items():
+        words, style = VERDICTS.get(item["verdict"], (item["verdict"], "default"))
+        low, high = item["ci95"] if item.get("ci95") else (None, None)
+        rows.append(
+            (
+                base.visible(name),
+                base.number(item["before"]),
+                base.number(item["after"]),
+                Text(base.signed(item["change"]), style),
+                Text(f"{base.signed(low)} … {base.signed(high)}" if low is not None else "–", "quiet"),
+                Text(words, style),
+            )
+        )
+    return base.table(["task", "before", "after", "change", "95% interval", "verdict"], rows, right=[1, 2, 3])
+
+
+def probes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> RenderableType | None:
+    """The same questions, answered before and after."""
+    answered = (after or before or {}).get("probes") or []
+    if not answered:
+        return None
+    earlier = {probe["id"]: probe["answer"] for probe in (before or {}).get("probes", [])}
+    lines: list[RenderableType] = []
+    for probe in answered:
+        lines += exchange(probe["question"], earlier.get(probe["id"]) if after else None, probe["answer"])
+    return Group(*lines)
+
+
+def exchange(question: str, before: str | None, after: str) -> list[RenderableType]:
+    """A question with its answers."""
+    lines: list[RenderableType] = [_line("you", question, "strong")]
+    if before is not None:
+        lines.append(_line("before", before, "quiet"))
+    lines.append(_line("after" if before is not None else "answer", after, "good"))
+    return lines
+
+
+def _line(who: str, words: str, style: str) -> RenderableType:
+    shown = base.visible(words.strip())
+    if len(shown) > 240:
+        shown = shown[:240] + " …"
+    return Padding(Text.assemble((f"{who:>7}  ", "key"), (shown or "(nothing)", style)), (0, 0, 0, 2))
+
+
+def trained(document: dict[str, Any], report: dict[str, Any] | None, recipe: str) -> RenderableType:
+    """What `train` says at the end: where the run stands, what was gained, what was forgotten, what next."""
+    run = base.visible(document["run"])
+    if document["status"] == "interrupted":
+        where = f"interrupted after step {document['steps']}, saved: {run}"
+        return base.page(
+            base.mark("warn", where), next_steps([f"tunesmith train {base.visible(recipe)} --resume"])
+        )
+    words = {"done": "trained", "stopped": "stopped early, the best step was kept"}
+    head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
+    if report is None:
+        return head
+    steps = [f"tunesmith chat {run}", f"tunesmith export {run} --to merged", f"tunesmith runs show {run}"]
+    return base.page(
+        head,
+        spent(report),
+        heldout(report.get("before"), report.get("after")),
+        forgetting(report["forgetting"]) if report.get("forgetting") else None,
+        probes(report.get("before"), report.get("after")),
+        next_steps(steps),
+    )
+
+
+def spent(report: dict[str, Any]) -> RenderableType:
+    """Steps, time and memory, against what the plan had said."""
+    training, plan = report["training"], report.get("plan") or {}
+    seconds = f"{base.duration(training['seconds'])}"
+    if plan.get("predicted_seconds"):
+        seconds += f" (plan: {base.duration(plan['predicted_seconds'])})"
+    memory = base.size(plan.get("measured_peak_bytes"))
+    if plan.get("predicted_peak_bytes"):
+        memory += f" (plan: {base.size(plan['predicted_peak_bytes'])})"
+    best = f", best at {training['best_step']}" if training.get("best_step") else ""
+    return base.facts(
+        [
+            ("steps", f"{base.count(training['steps'])}{best}"),
+            ("tokens", f"{base.count(training['tokens'])} read, {base.count(training['targets'])} learnt"),
+            ("time", seconds),
+            ("memory", memory),
+        ]
+    )
+
+
+def next_steps(commands: list[str]) -> RenderableType:
+    """Commands to try now."""
+    return Group(Text("  next", "key"), *(Text(f"    {command}", "accent") for command in commands))

@@ -1,0 +1,77 @@
+"""The label X-ray: each token of a sample coloured by what becomes of it.
+
+learnt  green      the model is taught to say it
+given   plain      it is there to be answered to
+cut     red        over-length handling took it away
+Without colour, learnt text stands in ⟦ ⟧ and cut text in ⟪ ⟫.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.padding import Padding
+from rich.text import Text
+
+from tunesmith.app.render import base
+
+BRACKETS = {"learnt": ("⟦", "⟧"), "cut": ("⟪", "⟫"), "given": ("", "")}
+
+
+class Xray:
+    """One sample; drawn in colour where there is colour, in brackets elsewhere."""
+
+    def __init__(self, sample: dict[str, Any]) -> None:
+        self.sample = sample
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        coloured = screen.color_system is not None and not screen.no_color
+        yield title(self.sample)
+        for cut in self.sample["cut"]:
+            yield Padding(body([("cut", "".join(cut["pieces"]))], coloured), (0, 0, 0, 2))
+        yield Padding(body(stretches(self.sample), coloured), (0, 0, 0, 2))
+
+
+def page(document: dict[str, Any], note: str = "") -> RenderableType:
+    """The contracted document of `data show`."""
+    legend = Text.assemble(
+        ("learnt ", "learnt"), ("⟦ ⟧", "quiet"), "   given   ", ("cut", "cut"), (" ⟪ ⟫", "quiet"),
+        (f"   template: {base.visible(document['template']['name'])}", "quiet"),
+    )  # fmt: skip
+    parts: list[RenderableType | None] = [Xray(sample) for sample in document["samples"]]
+    if not parts:
+        parts = [base.mark("warn", "no rows to show")]
+    return base.page(Group(base.heading("label X-ray", note), base.indent(legend)), *parts)
+
+
+def title(sample: dict[str, Any]) -> Text:
+    """Where the sample comes from, and how many tokens are learnt, given, cut."""
+    learnt = sum(sample["learnt"])
+    cut = sum(len(turn["ids"]) for turn in sample["cut"])
+    numbers = f"  {len(sample['ids'])} tokens: {learnt} learnt, {len(sample['ids']) - learnt} given"
+    line = Text.assemble((base.visible(sample["address"]), "strong"), (numbers, "quiet"))
+    return line.append(f", {cut} cut", "bad") if cut else line
+
+
+def stretches(sample: dict[str, Any]) -> list[tuple[str, str]]:
+    """Neighbouring tokens of one kind put together: [("given", "2+2="), ("learnt", "4<stop>")]."""
+    found: list[tuple[str, str]] = []
+    for piece, learnt in zip(sample["pieces"], sample["learnt"]):
+        kind = "learnt" if learnt else "given"
+        if found and found[-1][0] == kind:
+            found[-1] = (kind, found[-1][1] + piece)
+        else:
+            found.append((kind, piece))
+    return found
+
+
+def body(parts: list[tuple[str, str]], coloured: bool) -> Text:
+    """The text itself, line breaks shown and kept."""
+    made = Text(overflow="fold")
+    for kind, words in parts:
+        shown = base.visible(words.replace("\n", "⏎\n"), keep_newlines=True)
+        left, right = ("", "") if coloured else BRACKETS[kind]
+        made.append(left + shown + right, kind)
+    made.rstrip()
+    return made

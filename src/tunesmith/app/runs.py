@@ -1,0 +1,152 @@
+"""The registry of runs is the folder they lie in: read, never written, nothing to get out of step.
+
+runs/ -> [{"run": "runs/demo", "status": "done", "steps": 60, ...}, ...] newest first
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith import events, recipe
+from tunesmith.errors import FolderError, RecipeError
+from tunesmith.folder import RunFolder, is_run, open_run
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What events.jsonl tells of a run."""
+
+    status: str
+    step: int
+    steps: int | None
+    started: float | None
+    losses: tuple[float, ...]
+    held_out: tuple[tuple[int, float], ...]
+
+
+def read_course(folder: RunFolder) -> Course:
+    """The way of a run. One without an end is running, or was killed: the lock tells."""
+    status, step, steps, started = "new", 0, None, None
+    losses: list[float] = []
+    held_out: list[tuple[int, float]] = []
+    for event in events.read(folder.events):
+        step = max(step, int(event.get("step") or 0))
+        match event.get("kind"):
+            case "started":
+                status, steps = "running", event.get("steps")
+                started = started or event.get("time")
+            case "stepped" if event.get("loss_nats") is not None:
+                losses.append(event["loss_nats"])
+            case "evaluated" if event.get("loss_nats") is not None:
+                held_out.append((event["step"], event["loss_nats"]))
+            case "finished":
+                status = str(event.get("status"))
+            case "failed":
+                status = "failed"
+    if status == "running" and not folder.is_locked():
+        status = "killed"
+    return Course(status, step, steps, started, tuple(losses), tuple(held_out))
+
+
+def find_runs(root: Path) -> list[RunFolder]:
+    """Every run folder at `root` or up to two levels below, newest first."""
+    if not root.is_dir():
+        return []
+    places = [root, *root.glob("*"), *root.glob("*/*")]
+    found = [RunFolder(place) for place in places if place.is_dir() and is_run(place)]
+    return sorted(found, key=lambda folder: folder.recipe.stat().st_mtime, reverse=True)
+
+
+def summary(folder: RunFolder) -> Document:
+    """One run in a line."""
+    course, report, run = read_course(folder), read_report(folder), read_recipe(folder)
+    held = ((report or {}).get("after") or {}).get("heldout") or {}
+    best = min((loss for _, loss in course.held_out), default=None)
+    return {
+        "run": str(folder.path),
+        "status": (report or {}).get("status") or course.status,
+        "step": course.step,
+        "steps": course.steps,
+        "started": course.started,
+        "method": run.tuning.method if run else None,
+        "model": (run.model.path or "new model") if run else None,
+        "heldout_loss_nats": held.get("loss_nats", best),
+        "seconds": ((report or {}).get("training") or {}).get("seconds"),
+    }
+
+
+def list_runs(root: str) -> Document:
+    """All runs under `root`, newest first."""
+    return {"folder": root, "runs": [summary(folder) for folder in find_runs(Path(root))]}
+
+
+def show_run(path: str) -> Document:
+    """One run: its summary, its recipe as it was run, its report, its course."""
+    folder = open_run(path)
+    course, run = read_course(folder), read_recipe(folder)
+    exports = folder.path / "exports"
+    return {
+        **summary(folder),
+        "recipe": run.model_dump(mode="json") if run else None,
+        "report": read_report(folder),
+        "losses": list(course.losses),
+        "heldout": [{"step": step, "loss_nats": loss} for step, loss in course.held_out],
+        "exports": sorted(p.name for p in exports.iterdir() if p.is_dir()) if exports.is_dir() else [],
+        "resumable": (folder.checkpoints / "latest").exists(),
+    }
+
+
+def compare_runs(first: str, second: str) -> Document:
+    """Two runs: the recipe keys that differ, and the scores side by side."""
+    a, b = open_run(first), open_run(second)
+    recipes = read_recipe(a), read_recipe(b)
+    differing = recipe.diff(recipes[0], recipes[1]) if recipes[0] and recipes[1] else []
+    scores_a, scores_b = _flat_scores(read_report(a)), _flat_scores(read_report(b))
+    return {
+        "a": summary(a),
+        "b": summary(b),
+        "recipe": [{"key": key, "a": old, "b": new} for key, old, new in differing if key != "output"],
+        "scores": [
+            {"name": name, "a": scores_a.get(name), "b": scores_b.get(name)}
+            for name in dict.fromkeys([*scores_a, *scores_b])
+        ],
+    }
+
+
+def read_report(folder: RunFolder) -> Document | None:
+    """report.json, if the run came that far."""
+    try:
+        value = json.loads(folder.report.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise FolderError.at(str(folder.report), f"cannot be read: {error}", "train the run again") from error
+    return value if isinstance(value, dict) else None
+
+
+def read_recipe(folder: RunFolder) -> recipe.Recipe | None:
+    """The recipe of a run; None where it was written by another version and is no longer valid."""
+    try:
+        return recipe.load(folder.recipe)
+    except RecipeError:
+        return None
+
+
+def _flat_scores(report: Document | None) -> dict[str, float | None]:
+    """Every number a run is judged by, under one name each."""
+    report = report or {}
+    after, training, plan = (report.get(key) or {} for key in ("after", "training", "plan"))
+    held = after.get("heldout") or {}
+    return {
+        "held-out loss (nats)": held.get("loss_nats"),
+        "bits a byte": held.get("bits_per_byte"),
+        **{f"{name} ({task['metric']})": task["value"] for name, task in (after.get("tasks") or {}).items()},
+        **{f"{name}: change": item["change"] for name, item in (report.get("forgetting") or {}).items()},
+        "seconds": training.get("seconds"),
+        "peak memory (bytes)": plan.get("measured_peak_bytes"),
+    }

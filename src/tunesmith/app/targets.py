@@ -1,0 +1,93 @@
+"""What the words after a verb mean: RECIPE|FILE is a recipe or data, --tasks are names or files.
+
+"rows.jsonl" + --model M -> a recipe of these two        "sums,cmmlu/law.csv" -> (Task(sums), Task(law))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tunesmith import recipe as recipes
+from tunesmith.errors import Problem, RecipeError
+from tunesmith.folder import is_run, open_run
+from tunesmith.recipe import Recipe, Task
+
+DATA = (".jsonl", ".json", ".txt")
+RECIPES = (".yaml", ".yml")
+NO_MODEL = "."
+"""Stands where a model would, in a recipe made for a data file alone."""
+
+
+def recipe_of(target: str, model: str | None, *, model_needed: bool) -> Recipe:
+    """The recipe at `target`, that of a run folder, or one made for a data file and --model."""
+    path = Path(target)
+    if is_run(path):
+        return _with_model(recipes.load(open_run(path).recipe), model)
+    if path.suffix.lower() not in DATA:
+        return _with_model(recipes.load(path), model)
+    if model is None and model_needed:
+        raise RecipeError.at(
+            target, "is data: tokens and labels depend on a model", "add --model MODEL, or give a recipe"
+        )
+    return recipes.parse({"model": model or NO_MODEL, "data": {"train": target, "validation": None}}, target)
+
+
+def _with_model(found: Recipe, model: str | None) -> Recipe:
+    if model is None:
+        return found
+    return found.model_copy(update={"model": recipes.Model(path=model)})
+
+
+def tasks_of(words: Sequence[str], target: str) -> tuple[Task, ...] | None:
+    """The tasks named by --tasks; None where it was not given, which means the run's own."""
+    if not words:
+        return None
+    known = {task.name: task for task in _own_tasks(target)}
+    chosen: dict[str, Task] = {}
+    problems: list[Problem] = []
+    for word in (part for item in words for part in item.split(",") if part):
+        for found in _tasks(word, known, problems):
+            chosen[found.name] = found
+    if problems:
+        raise RecipeError(problems)
+    return tuple(chosen.values())
+
+
+def _own_tasks(target: str) -> tuple[Task, ...]:
+    return recipes.load(open_run(target).recipe).evaluation.tasks if is_run(target) else ()
+
+
+def _tasks(word: str, known: dict[str, Task], problems: list[Problem]) -> Iterator[Task]:
+    """A task of the run by its name, the tasks of a recipe file, or a file of items."""
+    path = Path(word)
+    if word in known:
+        yield known[word]
+    elif path.suffix.lower() in RECIPES:
+        yield from recipes.load(path).evaluation.tasks
+    elif path.is_file():
+        yield Task(name=_name(path), kind=_kind(path), path=word)
+    else:
+        names = f"tasks of this run: {', '.join(known)}" if known else "this model has no tasks of its own"
+        problems.append(Problem(f"--tasks {word}", "is neither a task nor a file", f"give a file; {names}"))
+
+
+def _name(path: Path) -> str:
+    kept = "".join(
+        char if char.isascii() and (char.isalnum() or char in "_.-") else "_" for char in path.stem
+    )
+    return kept if kept[:1].isalnum() else f"task{kept}"
+
+
+def _kind(path: Path) -> Literal["choice", "generate"]:
+    """Items with options are multiple choice, others are answered freely."""
+    if path.suffix.lower() == ".csv":
+        return "choice"
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            first = json.loads(next((line for line in file if line.strip()), "{}"))
+    except (OSError, ValueError):
+        return "generate"
+    return "choice" if isinstance(first, dict) and {"options", "choices"} & first.keys() else "generate"

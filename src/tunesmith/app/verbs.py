@@ -1,0 +1,282 @@
+"""The verbs: each calls one function of run.py and says how its answer looks. No logic lives here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from tunesmith.app.answer import Answer, Document
+from tunesmith.app.progress import reporting
+from tunesmith.errors import UserError
+
+Json = Annotated[
+    bool,
+    Parameter(
+        name="--json", help="Print one JSON object; progress goes to standard error.", show_default=False
+    ),
+]
+RecipeFile = Annotated[str, Parameter(name="RECIPE", help="Recipe file (YAML).")]
+Overrides = Annotated[
+    str, Parameter(name="KEY=VALUE", help="Recipe keys to change: optim.lr=2e-4 budget.steps=100 ...")
+]
+Target = Annotated[str, Parameter(name="RUN|MODEL", help="A run folder, a model folder or a hub id.")]
+Run = Annotated[str, Parameter(name="RUN", help="A run folder.")]
+RecipeOrData = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder or a data file.")]
+ModelName = Annotated[
+    str | None,
+    Parameter(name="--model", help="Model whose tokenizer and template count; needed with a data FILE."),
+]
+OptionalModel = Annotated[
+    str | None,
+    Parameter(name="--model", help="Model whose tokenizer and template count, for lengths and labels."),
+]
+
+
+def demo(*, json: Json = False) -> Answer:
+    """The whole way, offline, on any CPU, in under three minutes.
+
+    On the bundled model and data: checks, plans, trains, evaluates, merges, chats, and says what passed.
+    Replaces runs/demo and leaves its recipe beside it, to be changed and run again.
+    """
+    from tunesmith.app.demo import card, run_demo
+
+    document = run_demo(silent=json)
+    return Answer(document, card, json, code=0 if document["passed"] else 1)
+
+
+def data_check(target: RecipeOrData, /, *, model: OptionalModel = None, json: Json = False) -> Answer:
+    """Find what is wrong with data, and what to do about it."""
+    from tunesmith import run
+    from tunesmith.app.render import data
+    from tunesmith.app.targets import recipe_of
+
+    recipe = recipe_of(target, model, model_needed=False)
+    with reporting() as reporter:
+        found = run.check(recipe, reporter=reporter)
+    return Answer(document_of(found), lambda document: data.check_page(document, target), json)
+
+
+def data_show(
+    target: RecipeOrData,
+    /,
+    *,
+    model: ModelName = None,
+    rows: Annotated[int, Parameter(name="--rows", help="How many rows, from the first.")] = 3,
+    json: Json = False,
+) -> Answer:
+    """The label X-ray: each token learnt, given or cut."""
+    from tunesmith import run
+    from tunesmith.app.render import xray
+    from tunesmith.app.targets import recipe_of
+
+    if rows < 1:
+        raise UserError.at("--rows", f"must be at least 1, got {rows}", "try --rows 3")
+    recipe = recipe_of(target, model, model_needed=True)
+    with reporting() as reporter:
+        found = run.show(recipe, rows=rows, reporter=reporter)
+    return Answer(document_of(found), lambda document: xray.page(document, target), json)
+
+
+def data_stats(target: RecipeOrData, /, *, model: ModelName = None, json: Json = False) -> Answer:
+    """Lengths in tokens, and what becomes of each row."""
+    from tunesmith import run
+    from tunesmith.app.render import data
+    from tunesmith.app.targets import recipe_of
+
+    recipe = recipe_of(target, model, model_needed=True)
+    with reporting() as reporter:
+        found = run.stats(recipe, reporter=reporter)
+    return Answer(document_of(found), lambda document: data.stats_page(document, target), json)
+
+
+def plan(recipe: RecipeFile, /, *overrides: Overrides, json: Json = False) -> Answer:
+    """What a run will cost, and what is advised, before it starts.
+
+    Memory by term, time and disk, from the model's config and the data's lengths; no weight is loaded.
+    """
+    from tunesmith import run
+    from tunesmith.app.render import plan as pages
+    from tunesmith.recipe import load
+
+    with reporting() as reporter:
+        found = run.plan(load(recipe, overrides), reporter=reporter)
+    return Answer(document_of(found), lambda document: pages.page(document, recipe), json)
+
+
+def train(
+    recipe: RecipeFile,
+    /,
+    *overrides: Overrides,
+    resume: Annotated[
+        bool, Parameter(name="--resume", help="Go on from the newest whole checkpoint.", show_default=False)
+    ] = False,
+    stop_after: Annotated[
+        int | None, Parameter(name="--stop-after", help="Save after N steps and exit 130, resumable.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Carry out a recipe; one run folder holds all that came of it.
+
+    Evaluates, trains, evaluates again and reports. Ctrl-C leaves a run that --resume goes on with, exactly.
+    """
+    from tunesmith import run
+    from tunesmith.app.render import scores
+    from tunesmith.app.runs import read_report
+    from tunesmith.folder import RunFolder
+    from tunesmith.recipe import load
+
+    if stop_after is not None and stop_after < 1:
+        raise UserError.at("--stop-after", f"must be at least 1, got {stop_after}", "try --stop-after 10")
+    chosen = load(recipe, overrides)
+    with reporting() as reporter:
+        done = run.train(chosen, resume=resume, stop_after=stop_after, reporter=reporter)
+    report = read_report(RunFolder(Path(done.run)))
+
+    def page(document: Document) -> object:
+        return scores.trained(document, report, recipe)
+
+    return Answer(document_of(done), page, json, code=130 if done.status == "interrupted" else 0)
+
+
+def evaluate(
+    target: Target,
+    /,
+    *,
+    tasks: Annotated[
+        list[str] | None,
+        Parameter(name="--tasks", help="Names of the run's tasks or files of items, with commas between."),
+    ] = None,
+    baseline: Annotated[
+        str | None, Parameter(name="--baseline", help="Compare with this run or model, pair by pair.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Score a run or a model; say what was gained and forgotten."""
+    from tunesmith import run
+    from tunesmith.app.render import scores
+    from tunesmith.app.targets import tasks_of
+
+    chosen = tasks_of(tasks or [], target)
+    with reporting() as reporter:
+        found = run.evaluate(target, tasks=chosen, baseline=baseline, reporter=reporter)
+    return Answer(found, scores.page, json)
+
+
+def chat(
+    target: Target,
+    /,
+    *,
+    prompt: Annotated[
+        str | None, Parameter(name="--prompt", help="Answer this one question and end.")
+    ] = None,
+    max_new_tokens: Annotated[int, Parameter(name="--max-new-tokens", help="Longest answer.")] = 256,
+    json: Json = False,
+) -> Answer | int:
+    """Talk to a run or a model.
+
+    It reads your words through the template it was trained with. /new begins again, /quit or Ctrl-D ends.
+    """
+    from tunesmith.app.chat import ask, talk
+
+    if prompt is not None:
+        return Answer(ask(target, prompt, max_new_tokens), lambda document: document["answer"], json)
+    if json:
+        raise UserError.at("--json", "needs a question", "add --prompt TEXT")
+    return talk(target, max_new_tokens)
+
+
+def export(
+    target: Run,
+    /,
+    *,
+    to: Annotated[
+        Literal["merged", "adapter"], Parameter(name="--to", help="A whole model, or the adapter alone.")
+    ],
+    json: Json = False,
+) -> Answer:
+    """Hand over the trained model, with a certificate.
+
+    Into RUN/exports/FORM/; the certificate shows that it answers like the model that was trained.
+    """
+    from tunesmith import run
+    from tunesmith.app.render import export as pages
+
+    with reporting() as reporter:
+        found = run.export(target, to, reporter=reporter)
+    return Answer(document_of(found), pages.page, json)
+
+
+def methods(
+    *,
+    model: Annotated[
+        str | None, Parameter(name="--model", help="Count what would train in this model (config only).")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Every tuning method: what it trains, when to take it."""
+    from tunesmith.app.render import methods as pages
+    from tunesmith.model.facts import read_facts
+    from tunesmith.recipe import Model
+    from tunesmith.tuning.table import METHODS
+
+    facts = read_facts(Model(path=model)) if model else None
+    found = {"methods": [method.to_json(facts) for method in METHODS.values()]}
+    return Answer(found, lambda document: pages.page(document, model or ""), json)
+
+
+def runs_list(
+    folder: Annotated[str, Parameter(name="FOLDER", help="Where the runs lie.")] = "runs",
+    /,
+    *,
+    json: Json = False,
+) -> Answer:
+    """All runs, newest first."""
+    from tunesmith.app import runs
+    from tunesmith.app.render import runs as pages
+
+    return Answer(runs.list_runs(folder), pages.list_page, json)
+
+
+def runs_show(target: Run, /, *, json: Json = False) -> Answer:
+    """One run: how far it came, what it gained, what can be done with it."""
+    from tunesmith.app import runs
+    from tunesmith.app.render import runs as pages
+
+    return Answer(runs.show_run(target), pages.show_page, json)
+
+
+def runs_compare(
+    first: Annotated[str, Parameter(name="A", help="A run folder.")],
+    second: Annotated[str, Parameter(name="B", help="Another run folder.")],
+    /,
+    *,
+    json: Json = False,
+) -> Answer:
+    """Two runs side by side: recipe keys that differ, and scores."""
+    from tunesmith.app import runs
+    from tunesmith.app.render import runs as pages
+
+    return Answer(runs.compare_runs(first, second), pages.compare_page, json)
+
+
+def doctor(*, json: Json = False) -> Answer:
+    """What this machine can do, and what is missing."""
+    from tunesmith.app.doctor import diagnose
+    from tunesmith.app.render import doctor as pages
+
+    document = diagnose()
+    return Answer(document, pages.page, json, code=0 if document["ok"] else 2)
+
+
+def document_of(value: object) -> Document:
+    """The contracted document of what run.py gives."""
+    if isinstance(value, dict):
+        return value
+    if hasattr(value, "to_json"):
+        found: Document = value.to_json()
+        return found
+    assert is_dataclass(value) and not isinstance(value, type), f"{type(value).__name__} has no document"
+    return asdict(value)

@@ -1,0 +1,61 @@
+"""Imports are silent and cheap: what a person waits for before the first word loads no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAVY = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy.linalg", "sacrebleu")
+
+RECIPE = """
+import tunesmith, tempfile, pathlib
+path = pathlib.Path(tempfile.mkdtemp(), "recipe.yaml")
+path.write_text("model: some/model\\ndata: {train: rows.jsonl}\\n")
+recipe = tunesmith.load_recipe(path, ["optim.lr=2e-5"])
+assert recipe.optim.lr == 2e-5
+"""
+
+HELP = """
+import contextlib, io
+from tunesmith.app.cli import main
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    assert main(["--help"]) == 0
+assert "demo" in out.getvalue()
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """Names of the heavy modules that are loaded after running `code` in a new interpreter."""
+    report = f"\nimport sys; print('LOADED', *[m for m in {HEAVY!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code + report], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.rsplit("LOADED", 1)[1].split())
+
+
+# mutation tried: `import torch` at the top of run.py makes all three fail
+@pytest.mark.parametrize("code", ["import tunesmith", RECIPE, HELP], ids=["door", "recipe", "help"])
+def test_no_heavy_library_is_loaded_by(code: str) -> None:
+    assert loaded_by(code) == set()
+
+
+def test_importing_prints_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", "import tunesmith, tunesmith.run, tunesmith.app.cli"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_help_answers_within_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tunesmith", "--help"], check=True, capture_output=True)
+        return time.perf_counter() - start
+
+    # The best of five: other work on the machine must not make a promise about our code fail.
+    assert min(seconds() for _ in range(5)) < 1.0
