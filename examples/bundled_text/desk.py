@@ -27,7 +27,7 @@ from bundled_text.words import (
 )  # fmt: skip
 
 PARTS = ("train", "validation", "test")
-SHARES = (0.6, 0.1, 0.3)  # of the combinations, not of the rows
+SHARES = (0.55, 0.15, 0.3)  # of the combinations, not of the rows
 BY_WORD = {thing.one: thing for thing in THINGS}
 
 
@@ -188,6 +188,8 @@ def changed_booking(rng: Random, pools: Pools, zh: bool) -> list[Exchange]:
     first = rng.choice(pools.bookings)
     day, hour, people = first
     near = [b for b in pools.bookings if b[2] == people and (b[0] == day) != (b[1] == hour)]
+    if not near:  # a small pool: draw again
+        return changed_booking(rng, pools, zh)
     second = rng.choice(near)
     if second[1] == hour:
         wish = f"改到{DAYS_ZH[DAYS.index(second[0])]}。" if zh else f"Move it to {second[0]}."
