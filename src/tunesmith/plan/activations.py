@@ -1,0 +1,176 @@
+"""What one layer keeps for its backward pass, in bytes a token: a walk along the layer, asking what trains.
+
+    x -> norm -> q k v -> attention -> o -> + -> norm -> gate up -> silu * -> down -> +
+Kept are: a norm's input (fp32) and, where its weight trains, its output before scaling; the input of a linear
+layer where it (or an adapter on it) trains; q, k, v and the output of attention; gate, silu(gate) and up.
+Equal to what torch's saved-tensor hooks count, for every family and method (tests).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from tunesmith.model.facts import Linear, ModelFacts
+from tunesmith.recipe import Freeze, Full, Lora, Tuning
+from tunesmith.tuning.table import freeze_names, lora_targets
+
+FP32 = 4
+INDEX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Bytes of an element: of what linear layers compute with, and of the residual stream between layers."""
+
+    compute: int
+    residual: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What a layer holds. Bytes a token, except `fixed`: copies of weights in the compute dtype."""
+
+    saved: float
+    fixed: int
+    flows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trains:
+    """What trains in each layer, by name; and which linear layers carry an adapter."""
+
+    names: Collection[str]
+    adapters: Callable[[int], list[Linear]]
+    rank: int = 0
+    dropout: bool = False
+
+    @property
+    def embedding(self) -> bool:
+        """Whether the token embedding trains."""
+        return "model.embed_tokens.weight" in self.names
+
+    def head(self, facts: ModelFacts) -> bool:
+        """Whether the output head trains."""
+        return self.embedding if facts.tied else "lm_head.weight" in self.names
+
+
+def what_trains(tuning: Tuning, facts: ModelFacts) -> Trains:
+    """Names of the parameters that train, and the adapters."""
+    match tuning:
+        case Full():
+            return Trains({name for name, _ in facts.named_parameters()}, lambda _: [])
+        case Freeze():
+            return Trains(freeze_names(tuning, facts), lambda _: [])
+        case Lora():
+            return Trains((), lambda i: lora_targets(tuning, facts, i), tuning.rank, tuning.dropout > 0)
+
+
+def numbers(trains: Trains, bf16: bool) -> Numbers:
+    """Weights that train are fp32, so an embedding that trains makes the residual stream fp32."""
+    if not bf16:
+        return Numbers(FP32, FP32)
+    return Numbers(2, FP32 if trains.embedding else 2)
+
+
+def layer_cost(
+    facts: ModelFacts, trains: Trains, layer: int, flows: bool, size: Numbers, slack: float
+) -> LayerCost:
+    """Saved bytes of decoder layer `layer`; `flows` says whether its input needs a gradient.
+
+    slack: attended slots a token (padding of documents of unlike length that are attended together), >= 1.
+    """
+    walk = _Walk(facts, trains, layer, size)
+    norm = walk.norm("input_layernorm", facts.hidden_size, 1, flows, size.residual)
+    query, key, value = (walk.linear(f"self_attn.{n}_proj", norm, "y") for n in "qkv")
+    if facts.qk_norm:
+        a, k = facts.attention_size, facts.kv_heads * facts.head_dim
+        query = walk.norm("self_attn.q_norm", a, facts.heads, query, size.compute)
+        key = walk.norm("self_attn.k_norm", k, facts.kv_heads, key, size.compute)
+    attends = query or key or value
+    if attends:
+        # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head
+        # and the places of the slots
+        walk.saved += slack * (4 * facts.attention_size * size.compute + facts.heads * FP32 + INDEX)
+    output = walk.linear("self_attn.o_proj", attends, "attended")
+    flows = flows or output
+    norm = walk.norm("post_attention_layernorm", facts.hidden_size, 1, flows, size.residual)
+    gate, up = (walk.linear(f"mlp.{n}_proj", norm, "z") for n in ("gate", "up"))
+    inner = facts.intermediate_size * size.compute
+    walk.saved += inner * (
+        gate + up + gate
+    )  # silu keeps gate; the product keeps silu(gate) for up, up for gate
+    down = walk.linear("mlp.down_proj", gate or up, "product")
+    return LayerCost(walk.saved, walk.fixed, flows or down)
+
+
+def saved_bytes(
+    facts: ModelFacts, trains: Trains, size: Numbers, tokens: int, targets: int, slack: float = 1.0
+) -> tuple[float, float, float]:
+    """Bytes kept for the backward pass of a micro-batch: (layers, dearest single layer, head and ends)."""
+    flows, layers, dearest = trains.embedding, 0.0, 0.0
+    for layer in range(facts.layers):
+        cost = layer_cost(facts, trains, layer, flows, size, slack)
+        bytes_here = tokens * cost.saved + cost.fixed
+        layers, dearest, flows = layers + bytes_here, max(dearest, bytes_here), cost.flows
+    ends = 0.0
+    final = "model.norm.weight" in trains.names
+    wide = FP32 if final else size.residual
+    if flows or final:
+        ends += (
+            tokens * (facts.hidden_size + 1) * FP32 * flows
+            + tokens * facts.hidden_size * size.residual * final
+        )
+        ends += targets * (facts.hidden_size * wide + INDEX)
+    if trains.head(facts):
+        ends += facts.embedding_parameters * FP32
+    ends += tokens * INDEX * (trains.embedding + bool(layers))
+    ends += tokens * 2 * facts.head_dim * size.residual * bool(layers)
+    return layers, dearest, ends
+
+
+class _Walk:
+    """Adds up what is saved on the way through one layer."""
+
+    def __init__(self, facts: ModelFacts, trains: Trains, layer: int, size: Numbers) -> None:
+        self.trains, self.size = trains, size
+        self.prefix = f"model.layers.{layer}."
+        self.linears = {linear.name: linear for linear in facts.linears}
+        self.adapted = {linear.name for linear in trains.adapters(layer)}
+        self.saved = 0.0
+        self.fixed = 0
+        self.kept: set[str] = set()
+        self.wide: set[str] = set()
+
+    def norm(self, name: str, width: int, groups: int, flows: bool, stream: int) -> bool:
+        """RMSNorm keeps its input in fp32 where a gradient flows, and the scaled input where it trains."""
+        trains = f"{self.prefix}{name}.weight" in self.trains.names
+        self.saved += (width * FP32 + groups * FP32) * flows + width * stream * trains
+        if trains and self.size.compute < FP32:
+            # an fp32 weight makes an fp32 output, which each linear layer casts for itself
+            self.wide |= {"y"} if name.startswith("input") else {"z"} if name.startswith("post") else set()
+        return flows or trains
+
+    def linear(self, name: str, flows: bool, source: str) -> bool:
+        """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy."""
+        linear, adapted = self.linears[name], name in self.adapted
+        trains = f"{self.prefix}{name}.weight" in self.trains.names
+        if self.size.compute < FP32 and trains and flows:
+            self.fixed += linear.inputs * linear.outputs * self.size.compute
+        if adapted:
+            self._adapter(linear, flows)
+        if trains or adapted:
+            own = source in self.wide or (adapted and (self.size.compute < FP32 or self.trains.dropout))
+            if own or source not in self.kept:
+                self.saved += linear.inputs * self.size.compute
+                self.kept |= set() if own else {source}
+        bias = f"{self.prefix}{name}.bias" in self.trains.names
+        return flows or trains or adapted or bias
+
+    def _adapter(self, linear: Linear, flows: bool) -> None:
+        """Beside the input: A's output, dropout's noise, and adapters cast to the compute dtype."""
+        rank = self.trains.rank
+        self.saved += rank * self.size.compute
+        self.saved += linear.inputs * FP32 * (self.trains.dropout and flows)
+        if self.size.compute < FP32:
+            self.fixed += rank * (linear.inputs * flows + linear.outputs) * self.size.compute

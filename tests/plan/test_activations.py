@@ -1,0 +1,98 @@
+"""Bytes kept for the backward pass: derived from the config alone, equal to what torch's hooks count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tunesmith.model.facts import facts_from_config
+from tunesmith.plan.activations import numbers, saved_bytes, what_trains
+from tunesmith.recipe import Freeze, Full, Lora, Tuning
+
+SHAPE = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+}  # fmt: skip
+FAMILIES = {
+    "llama": {**SHAPE, "model_type": "llama"},
+    "mistral": {**SHAPE, "model_type": "mistral", "sliding_window": None, "num_key_value_heads": 4},
+    "qwen2": {**SHAPE, "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {**SHAPE, "model_type": "qwen3"},
+    "qwen3 wide heads": {**SHAPE, "model_type": "qwen3", "head_dim": 16, "tie_word_embeddings": True},
+}
+TUNINGS: list[Tuning] = [
+    Full(method="full"),
+    Freeze(method="freeze", last_layers=1),
+    Freeze(method="freeze", last_layers=2, modules=("lm_head", "model.norm")),
+    Freeze(method="freeze", last_layers=0, modules=("layers.1.mlp",)),
+    Lora(method="lora", rank=4),
+    Lora(method="lora", rank=4, dropout=0.1),
+    Lora(method="lora", rank=4, targets=("q_proj", "v_proj")),
+    Lora(method="lora", rank=4, targets=("down_proj",)),
+    Lora(method="lora", rank=4, targets=("layers.2.self_attn.o_proj", "gate_proj")),
+]
+
+
+def count_saved(
+    config: dict[str, Any], tuning: Tuning, documents: list[int], *, bf16: bool
+) -> tuple[int, int]:
+    """Bytes of all storages that autograd keeps, parameters apart, and the number of targets."""
+    import numpy as np
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import tunesmith.model.load  # registers the attention
+    from tunesmith.data.loader import collate
+    from tunesmith.data.samples import Sample
+    from tunesmith.kernels import attention
+    from tunesmith.objectives.language_modelling import summed_loss
+    from tunesmith.tuning.build import build
+
+    assert tunesmith.model.load
+    dtype = torch.bfloat16 if bf16 and not isinstance(tuning, Full) else torch.float32
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), dtype=dtype, attn_implementation=attention.NAME
+    )
+    tuned = build(tuning).prepare(model, 0)
+    tuned.model.train()
+    ids = [np.arange(n, dtype=np.int32) for n in documents]
+    batch = collate([Sample(i, np.where(i < 5, -100, i), "a:1") for i in ids], packing=True)
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            loss = summed_loss(tuned.model, batch)
+        assert loss.requires_grad
+        return sum(t.untyped_storage().nbytes() for t in kept.values()), batch.targets
+
+
+def predicted(
+    config: dict[str, Any], tuning: Tuning, tokens: int, targets: int, *, bf16: bool, slack: float = 1.0
+) -> int:
+    facts = facts_from_config(config)
+    trains = what_trains(tuning, facts)
+    layers, _, ends = saved_bytes(facts, trains, numbers(trains, bf16), tokens, targets, slack)
+    return round(layers + ends)
+
+
+# mutation tried: leaving out silu's copy, keeping a frozen layer's input, k and v not repeated
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_bytes_are_exact_in_fp32(family: str, tuning: Tuning) -> None:
+    measured, targets = count_saved(FAMILIES[family], tuning, [16, 16], bf16=False)
+    assert predicted(FAMILIES[family], tuning, 32, targets, bf16=False) == measured
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_saved_bytes_are_exact_in_bf16(family: str, tuning: Tuning) -> None:
+    measured, targets = count_saved(FAMILIES[family], tuning, [16, 16], bf16=True)
+    assert predicted(FAMILIES[family], tuning, 32, targets, bf16=True) == measured
