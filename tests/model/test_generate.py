@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith.errors import ModelError
-from tunesmith.model.generate import generate, generation_attention
+from tunesmith.model.generate import generate, ready_to_answer
 
 FAMILIES = {
     "llama": {},
@@ -56,14 +56,14 @@ def one_by_one(model, prompts, tokens, stops):
     return answers
 
 
-# mutation tried: positions = mask.cumsum(1) (off by one), padding on the right, mask of ones: each fails here
+# mutation tried: a mask of ones (padding is seen); a shift of all positions is no error: RoPE is relative
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_says_what_each_prompt_gets_alone(family):
     model = tiny(family)
     assert generate(model, PROMPTS, 12, [], 0) == one_by_one(model, PROMPTS, 12, [])
 
 
-# mutation tried: not selecting the cache rows in _compact
+# mutation tried: selecting other cache rows than those that live
 def test_rows_that_stop_leave_without_a_trace():
     model = tiny()
     free = one_by_one(model, PROMPTS, 12, [])
@@ -73,19 +73,17 @@ def test_rows_that_stop_leave_without_a_trace():
     assert generate(model, PROMPTS, 12, stops, 0) == expected
 
 
-def test_small_batches_change_nothing(monkeypatch):
+def test_small_batches_change_nothing():
     model = tiny()
     whole = generate(model, PROMPTS, 8, [2], 0)
-    monkeypatch.setattr("tunesmith.model.generate.BATCH_TOKENS", 20)
-    assert generate(model, PROMPTS, 8, [2], 0) == whole
+    assert generate(model, PROMPTS, 8, [2], 0, batch_tokens=20) == whole
 
 
-def test_sampling_depends_on_the_seed_and_not_on_the_batch(monkeypatch):
+def test_sampling_depends_on_the_seed_and_not_on_the_batch():
     model = tiny()
     sampled = generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=3)
     assert sampled != generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=4)
-    monkeypatch.setattr("tunesmith.model.generate.BATCH_TOKENS", 1)
-    assert generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=3) == sampled
+    assert generate(model, PROMPTS, 8, [], 0, temperature=1.0, seed=3, batch_tokens=1) == sampled
 
 
 def test_tokens_are_told_as_they_come():
@@ -105,9 +103,9 @@ def test_answers_end_where_the_context_ends():
 
 def test_the_attention_of_training_and_its_mode_come_back():
     model = tiny()
-    model.config._attn_implementation = "tunesmith_packed"
+    model.set_attn_implementation("tunesmith_packed")
     model.train()
-    with generation_attention(model):
+    with ready_to_answer(model):
         assert model.config._attn_implementation == "sdpa"
         assert not model.training
     assert model.config._attn_implementation == "tunesmith_packed"

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
+from tunesmith.model.forward import causal_lm
+from tunesmith.model.load import generation_attention
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel
+    from transformers import DynamicCache
 
 # Cached tokens of one batch: 200 short prompts together, but long ones few at a time.
 BATCH_TOKENS = 32_768
@@ -25,27 +27,26 @@ OnToken = Callable[[int, int], None]
 
 
 @contextlib.contextmanager
-def generation_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that knows a cache and left padding, in place of the packed one of training."""
-    base: Any = getattr(model, "get_base_model", lambda: model)()
-    before, training = base.config._attn_implementation, model.training
-    if before not in ("sdpa", "eager"):
-        base.config._attn_implementation = "sdpa"
+def ready_to_answer(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients, attention that knows a cache; autocast where weights have two precisions."""
+    lm, training = causal_lm(model), model.training
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    mixed = torch.autocast(lm.device.type, torch.bfloat16, enabled=len(kinds) > 1)
     model.eval()
     try:
-        yield
+        with generation_attention(lm), torch.inference_mode(), mixed:
+            yield
     finally:
-        base.config._attn_implementation = before
         model.train(training)
 
 
-def context_length(model: PreTrainedModel) -> int:
+def context_length(model: nn.Module) -> int:
     """Most tokens the model can hold; without a limit in its config, a very large number."""
-    return int(getattr(model.config, "max_position_embeddings", None) or 2**31)
+    return int(getattr(causal_lm(model).config, "max_position_embeddings", None) or 2**31)
 
 
 def generate(
-    model: PreTrainedModel,
+    model: nn.Module,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     stop_ids: Sequence[int],
@@ -53,11 +54,13 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     on_token: OnToken | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[int]]:
     """Continue each prompt until a stop token (left out), `max_new_tokens` or the end of the context.
 
     temperature 0 is greedy; above it, row i samples from its own generator seeded with `seed + i`, so that
     an answer does not depend on what it is batched with. `on_token(row, id)` hears each token as it comes.
+    `batch_tokens` bounds the tokens computed and cached together; it does not change the answers.
     """
     limit = context_length(model)
     for row, prompt in enumerate(prompts):
@@ -69,8 +72,8 @@ def generate(
             )
     answers: list[list[int]] = [[] for _ in prompts]
     choose = _Chooser(temperature, {row: seed + row for row in range(len(prompts))})
-    with generation_attention(model), torch.inference_mode():
-        for rows in _batches([len(prompt) for prompt in prompts], max_new_tokens):
+    with ready_to_answer(model):
+        for rows in batches_of_like_length([len(p) + max_new_tokens for p in prompts], batch_tokens):
             batch = _Rows(rows, [min(max_new_tokens, limit - len(prompts[row])) for row in rows])
             for row, token in _continue(
                 model, [prompts[row] for row in rows], batch, choose, stop_ids, pad_id
@@ -81,12 +84,12 @@ def generate(
     return answers
 
 
-def _batches(lengths: Sequence[int], max_new_tokens: int) -> Iterator[list[int]]:
-    """Rows of similar length together, the longest first (so that memory is asked for at the beginning)."""
+def batches_of_like_length(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Rows of similar length together, the longest first, so that memory is asked for at the beginning."""
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     begin = 0
     while begin < len(order):
-        size = max(1, BATCH_TOKENS // (lengths[order[begin]] + max_new_tokens))
+        size = max(1, most_tokens // lengths[order[begin]])
         yield order[begin : begin + size]
         begin += size
 

@@ -1,0 +1,158 @@
+"""Measure a model: held-out loss, tasks, probes; every raw answer is kept.
+
+model + held_out + tasks + probes -> Evaluated, and answers.jsonl with one line an item
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.data.records import Text
+from tunesmith.data.render import Drop, render
+from tunesmith.data.samples import SampleSet, collect, to_sample
+from tunesmith.errors import DataError
+from tunesmith.evaluation.choice import score_choices
+from tunesmith.evaluation.generation import answer_probes, pad_id_of, score_generations
+from tunesmith.evaluation.heldout import held_out_loss
+from tunesmith.evaluation.scores import Evaluated, Measured
+from tunesmith.evaluation.tasks import Item, read_items
+from tunesmith.events import Reporter, Silent
+from tunesmith.folder import write_atomically
+from tunesmith.model.generate import context_length
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerFast
+
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.recipe import Task
+
+PROBE_TOKENS = 128
+# A cache costs a small part of what training keeps for a token, so more may be answered than learnt at once.
+ANSWER_SHARE = 4
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    *,
+    held_out: SampleSet | None = None,
+    tasks: Sequence[Task] = (),
+    probes: Sequence[str] = (),
+    micro_tokens: int = 8192,
+    reporter: Reporter | None = None,
+    answers: Path | None = None,
+    max_length: int = 2048,
+    probe_tokens: int = PROBE_TOKENS,
+) -> Evaluated:
+    """Everything asked for, on the model as it is. Task files are read and checked first.
+
+    `answers` is a .jsonl file for every raw output. `max_length` cuts the documents of loss tasks.
+    """
+    reporter = reporter or Silent()
+    read = [(task, read_items(task)) for task in tasks]
+    heldout = None
+    if held_out is not None and len(held_out):
+        told = _told(reporter, "held-out loss", len(held_out))
+        heldout = held_out_loss(model, held_out, micro_tokens, tokenizer, told)
+    bench = _Bench(model, tokenizer, template, micro_tokens, max_length, reporter)
+    items: dict[str, Measured] = {}
+    lines: list[dict[str, Any]] = []
+    for task, found in read:
+        items[task.name], records = bench.score(task, found)
+        lines += records
+    answered = answer_probes(
+        model, tokenizer, template, probes, probe_tokens, ANSWER_SHARE * micro_tokens
+    )  # fmt: skip
+    if answers is not None:
+        lines += [
+            {"probe": probe.id, "question": probe.question, "output": probe.answer} for probe in answered
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+        write_atomically(answers, text)
+    return Evaluated(heldout, items, answered)
+
+
+def check_tasks(tasks: Sequence[Task]) -> None:
+    """Read all task files and raise one DataError with the problems of all; quick."""
+    problems = []
+    for task in tasks:
+        try:
+            read_items(task)
+        except DataError as error:
+            problems += list(error.problems)
+    if problems:
+        raise DataError(problems)
+
+
+def _told(reporter: Reporter, what: str, total: int) -> Callable[[int], None]:
+    return lambda done: reporter.progress(what, done, total)
+
+
+class _Bench:
+    """A model ready to be scored on one task after another."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerFast,
+        template: ChatTemplate,
+        micro_tokens: int,
+        max_length: int,
+        reporter: Reporter,
+    ) -> None:
+        self.model, self.tokenizer, self.template = model, tokenizer, template
+        self.micro_tokens, self.reporter = micro_tokens, reporter
+        self.max_length = min(max_length, context_length(model))
+
+    def score(self, task: Task, items: tuple[Item, ...]) -> tuple[Measured, list[dict[str, Any]]]:
+        """Numbers of each item, and its raw answers."""
+        told = _told(self.reporter, f"task {task.name}", len(items))
+        match task.kind:
+            case "choice":
+                pad = pad_id_of(self.tokenizer, self.template)
+                scored = score_choices(self.model, self.template, task, items, self.micro_tokens, pad, told)
+            case "generate":
+                tokens = ANSWER_SHARE * self.micro_tokens
+                scored = score_generations(
+                    self.model, self.tokenizer, self.template, task, items, tokens, told
+                )  # fmt: skip
+            case "loss":
+                scored = self._loss(task, items, told)
+        told(len(items))
+        return scored
+
+    def _loss(
+        self, task: Task, items: tuple[Item, ...], told: Callable[[int], None]
+    ) -> tuple[Measured, list[dict[str, Any]]]:
+        """Chats: loss of their answers; texts: of every token. Long documents are cut without losing one."""
+        samples, dropped = [], 0
+        for item in items:
+            objective = "pretrain" if isinstance(item.record, Text) else "sft"
+            rendered = render(
+                item.record, item.address, self.template, objective, self.max_length, "keep_last_turns"
+            )  # fmt: skip
+            if isinstance(rendered, Drop):
+                dropped += 1
+            else:
+                samples += [to_sample(rendering) for rendering in rendered.renderings]
+        if not samples:
+            raise DataError.at(task.path, "no row fits the model's context", "give shorter rows")
+        heldout = held_out_loss(self.model, collect(samples), self.micro_tokens, progress=told)
+        notes = (f"{dropped} rows are longer than {self.max_length} tokens and were left out",) * bool(
+            dropped
+        )
+        signature = f"loss|nats a target|template:{self.template.name}|max_length:{self.max_length}"
+        measured = heldout.measured(task.group, signature)
+        measured = Measured(
+            measured.metric, task.group, signature, measured.addresses, measured.numbers, notes
+        )
+        records = [
+            {"task": task.name, "address": address, "nats": nats, "targets": targets}
+            for address, nats, targets in zip(heldout.addresses, heldout.nats, heldout.targets)
+        ]
+        return measured, records
