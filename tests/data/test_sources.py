@@ -60,7 +60,9 @@ def test_a_broken_line_costs_only_itself(tmp_path: Path, name: str) -> None:
 def test_a_broken_item_of_an_array_costs_only_itself(tmp_path: Path, name: str, layout: str) -> None:
     if layout == "compact" and name == "cut short":
         pytest.skip("without a closing quote nor lines, nobody can tell where the item ends")
-    joint, pad = {"compact": (b",", b""), "a line each": (b",\n", b""), "indented": (b",\n  ", b"\n  ")}[layout]
+    joint, pad = {"compact": (b",", b""), "a line each": (b",\n", b""), "indented": (b",\n  ", b"\n  ")}[
+        layout
+    ]
     pad = b"\n" if layout == "a line each" else pad
     line, reason = BROKEN_LINES[name]
     data = b"[" + pad + joint.join([GOOD, line, GOOD, GOOD]) + b"\n]"
@@ -143,7 +145,12 @@ def test_text_is_cut_into_documents(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "what"),
-    [("none.jsonl", "does not exist"), (".", "is a folder"), ("a.csv", "unknown kind"), ("a\0b.json", "does not exist")],
+    [
+        ("none.jsonl", "does not exist"),
+        (".", "is a folder"),
+        ("a.csv", "unknown kind"),
+        ("a\0b.json", "does not exist"),
+    ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, what: str) -> None:
     (tmp_path / "a.csv").write_text("x")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
@@ -106,9 +106,9 @@ class Ledger:
             "splits": {name: asdict(split) for name, split in self.splits.items()},
         }
 
-    def row_lines(self) -> str:
-        """ledger.rows.jsonl: a line a touched row."""
-        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
+    def row_lines(self) -> Iterator[str]:
+        """The lines of ledger.rows.jsonl: one a touched row."""
+        return (json.dumps(asdict(row), ensure_ascii=False) for row in self.rows)
 
     def with_repeats(self, repeats: Sequence[float]) -> Ledger:
         """The same with how often each train source is seen, once the run's steps are known."""

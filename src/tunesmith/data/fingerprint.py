@@ -1,0 +1,55 @@
+"""A digest of all that decides the samples: file bytes, options, template, tokenizer, seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tunesmith.data.template import ChatTemplate
+from tunesmith.errors import DataError
+from tunesmith.recipe import Data, ObjectiveKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def hash_file(path: str) -> str:
+    """sha256 of the file's bytes."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise DataError.at(path, f"cannot be read: {error.strerror}", "check the file") from error
+    return digest.hexdigest()
+
+
+def fingerprint(
+    files: Sequence[str],
+    data: Data,
+    objective: ObjectiveKind,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    seed: int,
+) -> str:
+    """sha256 over the digests of the files and everything else that changes a sample."""
+    parts = {
+        "files": list(files),
+        "data": data.model_dump(mode="json"),
+        "objective": objective,
+        "template": template.source,
+        "stop_ids": sorted(template.stop_ids),
+        "tokenizer": hash_tokenizer(tokenizer),
+        "seed": seed,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hash_tokenizer(tokenizer: PreTrainedTokenizerFast) -> str:
+    """sha256 of all rules of a fast tokenizer, or of the vocabulary of another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()

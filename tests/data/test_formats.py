@@ -1,0 +1,178 @@
+"""What a row means: recognised by its columns, or a fault with a reason; never an exception."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.data.formats import Fault, check_columns, explain, recognise, to_record
+from tunesmith.data.records import Chat, Message, Record, Text
+from tunesmith.errors import DataError
+from tunesmith.recipe import DataFormat
+
+
+def chat(*turns: tuple[str, str]) -> Chat:
+    return Chat(tuple(Message(role, content) for role, content in turns))  # type: ignore[arg-type]
+
+
+def messages(*turns: tuple[Any, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": content} for role, content in turns]}
+
+
+U, A, S = ("user", "Q"), ("assistant", "R"), ("system", "S")
+GOOD: list[tuple[str, dict[str, Any], dict[str, str], Record]] = [
+    ("messages", messages(U, A), {}, chat(U, A)),
+    ("messages", messages(S, U, A, U, A), {}, chat(S, U, A, U, A)),
+    ("messages", {"turns": messages(U, A)["messages"]}, {"messages": "turns"}, chat(U, A)),
+    ("alpaca", {"instruction": "I", "input": "X", "output": "O"}, {}, chat(("user", "I\nX"), ("assistant", "O"))),
+    ("alpaca", {"instruction": "I", "input": "", "output": "O"}, {}, chat(("user", "I"), ("assistant", "O"))),
+    ("alpaca", {"instruction": "I", "input": None, "output": "O"}, {}, chat(("user", "I"), ("assistant", "O"))),
+    ("alpaca", {"instruction": "Q", "output": "R", "system": "S"}, {}, chat(S, U, A)),
+    ("prompt_response", {"prompt": "Q", "response": "R"}, {}, chat(U, A)),
+    ("prompt_response", {"question": "Q", "answer": "R", "id": 7}, {}, chat(U, A)),
+    ("prompt_response", {"ask": "Q", "say": "R"}, {"prompt": "ask", "response": "say"}, chat(U, A)),
+    ("history", {"prompt": "Q", "response": "R", "history": []}, {}, chat(U, A)),
+    ("text", {"text": " a\n"}, {}, Text(" a\n")),
+    ("text", {"body": "a"}, {"text": "body"}, Text("a")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format", "row", "columns", "record"), GOOD)
+def test_rows_are_recognised_and_read(
+    format: DataFormat, row: dict[str, Any], columns: dict[str, str], record: Record
+) -> None:
+    assert recognise([row], "a.jsonl", columns) == format
+    assert to_record(row, format, columns) == record
+
+
+# mutation tried: reversed(rounds)
+def test_history_is_oldest_first() -> None:
+    row = {"prompt": "3", "response": "c", "history": [["1", "a"], ["2", "b"]]}
+    record = to_record(row, "history", {})
+    assert isinstance(record, Chat)
+    assert [message.content for message in record.messages] == ["1", "a", "2", "b", "3", "c"]
+
+
+def test_reasoning_is_kept_apart() -> None:
+    row = messages(U, A)
+    row["messages"][1]["reasoning_content"] = "because"
+    record = to_record(row, "messages", {})
+    assert isinstance(record, Chat)
+    assert record.messages[1].reasoning == "because"
+
+
+FAULTS: list[tuple[DataFormat, Any, str, str]] = [
+    ("messages", [1], "wrong_type", "the row is a list"),
+    ("messages", {"a": 1}, "missing_key", "messages is missing; the row has 'a'"),
+    ("messages", {"messages": "hi"}, "wrong_type", "messages is a string"),
+    ("messages", {"messages": []}, "empty_messages", "messages"),
+    ("messages", {"messages": ["hi"]}, "wrong_type", "messages[0] is a string"),
+    ("messages", {"messages": [{"role": "user"}]}, "missing_key", "messages[0].content"),
+    ("messages", {"messages": [{"content": "user"}]}, "missing_key", "messages[0].role"),
+    ("messages", messages(("user", None), A), "wrong_type", "messages[0].content is null"),
+    ("messages", messages(U, ("assistant", 3)), "wrong_type", "messages[1].content is a number"),
+    ("messages", messages(U, ("assistant", True)), "wrong_type", "messages[1].content is a boolean"),
+    ("messages", messages(("user", [{"type": "text", "text": "x"}]), A), "wrong_type", "typed parts"),
+    ("messages", messages(("user", " \n"), A), "empty_prompt", "messages[0]"),
+    ("messages", messages(U, ("assistant", "")), "empty_answer", "messages[1]"),
+    ("messages", messages(S), "no_answer", "no assistant"),
+    ("messages", messages(U), "no_answer", "no assistant"),
+    ("messages", messages(U, U, A), "roles_out_of_order", "messages[1] is a user turn"),
+    ("messages", messages(A, U, A), "roles_out_of_order", "messages[0] is a assistant turn"),
+    ("messages", messages(U, A, S, U, A), "roles_out_of_order", "messages[2] is a system turn"),
+    ("messages", messages(U, A, U), "roles_out_of_order", "ends with a user turn"),
+    ("messages", messages(("human", "x"), A), "unknown_role", "'human'"),
+    ("messages", messages(U, ("tool", "x"), A), "unknown_role", "tool turns are not read yet"),
+    ("messages", messages((["user"], "x"), A), "wrong_type", "messages[0].role is a list"),
+    ("messages", {**messages(U, A), "tools": [{}]}, "tools_not_supported", "tools"),
+    ("messages", {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "R", "loss_weight": 0.0}]}, "weight_not_supported", "messages[1]"),
+    ("alpaca", {"instruction": "I"}, "missing_key", "output is missing"),
+    ("alpaca", {"instruction": "I", "output": ""}, "empty_answer", "empty answer"),
+    ("alpaca", {"instruction": " ", "input": "", "output": "O"}, "empty_prompt", "empty prompt"),
+    ("alpaca", {"instruction": "I", "input": [1], "output": "O"}, "wrong_type", "input is a list"),
+    ("prompt_response", {"prompt": "Q"}, "missing_key", "response is missing"),
+    ("prompt_response", {"prompt": 1, "response": "R"}, "wrong_type", "prompt is a number"),
+    ("history", {"prompt": "Q", "response": "R", "history": "x"}, "wrong_type", "history is a string"),
+    ("history", {"prompt": "Q", "response": "R", "history": [["a"]]}, "wrong_type", "history[0]"),
+    ("history", {"prompt": "Q", "response": "R", "history": [["a", ""]]}, "empty_answer", "history[0]"),
+    ("text", {"text": " \n"}, "empty_text", "text"),
+    ("text", {"text": None}, "wrong_type", "text is null"),
+]  # fmt: skip
+
+
+# mutation tried: dropping any one check of _message and _check_order
+@pytest.mark.parametrize(("format", "row", "reason", "detail"), FAULTS)
+def test_a_row_that_means_nothing_says_why(format: DataFormat, row: Any, reason: str, detail: str) -> None:
+    fault = to_record(row, format, {})
+    assert isinstance(fault, Fault)
+    assert fault.reason == reason
+    assert detail in fault.detail
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"conversations": [{"from": "human", "value": "x"}]}, "sharegpt"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, "preference"),
+        ({"conversations": [], "chosen": {}, "rejected": {}}, "preference"),
+        ({"messages": [], "label": True}, "kto"),
+        ({"question": "q", "options": [], "answer": "A"}, "choice"),
+    ],
+)
+def test_formats_of_later_are_named(row: dict[str, Any], name: str) -> None:
+    with pytest.raises(DataError, match=f"looks like {name}"):
+        recognise([row], "a.jsonl", {})
+
+
+def test_nothing_fitting_lists_the_keys_and_the_formats() -> None:
+    with pytest.raises(DataError, match=r"(?s)keys 'title', 'body'.*columns: .*text: text"):
+        recognise([{"title": "x", "body": "y"}], "a.jsonl", {})
+    with pytest.raises(DataError, match="looked for nope"):
+        recognise([{"title": "x"}], "a.jsonl", {"text": "nope"})
+    with pytest.raises(DataError, match="no row that is a JSON object"):
+        recognise([1, "a"], "a.jsonl", {})
+
+
+def test_recognition_says_what_gave_it_away() -> None:
+    assert explain([{"question": "q", "answer": "a"}], "a", {}).why == "rows have 'question' and 'answer'"
+
+
+def test_most_rows_decide() -> None:
+    rows = [{"text": "x"}] + [{"instruction": "i", "output": "o"}] * 3
+    assert recognise(rows, "a.jsonl", {}) == "alpaca"
+
+
+def test_unknown_column_names_are_refused() -> None:
+    with pytest.raises(DataError, match="'quesiton'"):
+        check_columns("prompt_response", {"quesiton": "q"}, "a.jsonl")
+
+
+texts = st.text(max_size=5) | st.sampled_from(["user", "assistant", "system", ""])
+keys = st.sampled_from(["messages", "role", "content", "prompt", "response", "history", "text", "output", "tools",
+                        "instruction", "input", "system", "weight", "tool_calls", "question", "answer"])  # fmt: skip
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys | texts, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    value=json_values,
+    format=st.sampled_from(get_args(DataFormat)),
+    columns=st.dictionaries(keys, keys, max_size=2),
+)
+def test_no_value_crashes_the_conversion(value: Any, format: DataFormat, columns: dict[str, str]) -> None:
+    result = to_record(value, format, columns)
+    assert isinstance(result, Chat | Text) or (result.reason and result.detail)
+    if isinstance(result, Chat):
+        assert result.messages[-1].role == "assistant"
+        assert all(m.content.strip() for m in result.messages if m.role != "system")
+    try:
+        recognise([value], "a.jsonl", columns)
+    except DataError:
+        pass
