@@ -35,6 +35,11 @@ def row_keys(record: Record) -> tuple[Key, ...]:
     return tuple(keys)
 
 
+def prompt_key(chat: Chat) -> Key:
+    """A digest of all that stands before the last answer."""
+    return _digest([[m.role, m.content, m.reasoning] for m in chat.messages[:-1]])
+
+
 def _spell(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
@@ -63,7 +68,7 @@ def assign(
     total = sum(map(len, roots))
     distinct = len({root for source in roots for root in source})
     asked = {"validation": _rows(validation, total), "test": _rows(test, total)}
-    _require_rows(asked, total, distinct)
+    _require_rows(asked, total, distinct, any(rows.is_text for rows in sources))
     sides: dict[Key, Split] = {}
     is_text = [rows.is_text for rows in sources]
     # test first: with a fixed seed it stays the same whatever validation asks
@@ -79,11 +84,13 @@ def _rows(part: int | float | None, total: int) -> int:
     return part if isinstance(part, int) else max(1, round(part * total))
 
 
-def _require_rows(asked: Mapping[str, int], total: int, distinct: int) -> None:
+def _require_rows(asked: Mapping[str, int], total: int, distinct: int, is_text: bool) -> None:
     parts = [name for name, n in asked.items() if n]
     if not parts:
         return
     fix = "ask for less, add rows, or set it to null"
+    if is_text:
+        fix += "; a .txt is cut at blank lines, split: line cuts it at every line"
     where = " and ".join(f"data.{name}" for name in parts)
     if sum(asked.values()) >= total:
         wanted = " and ".join(f"{asked[name]} for {name}" for name in parts)

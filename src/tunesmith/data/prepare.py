@@ -1,0 +1,290 @@
+"""From data files to samples ready to learn from, with the books that say what became of each row.
+
+test path, validation path, train sources  --read, convert, render-->  columns, a key a row
+keys  --split-->  train (one set a source) | validation | test          equal rows never part
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy import ndarray
+
+from tunesmith.data.fingerprint import fingerprint, hash_file
+from tunesmith.data.gather import Columns, Gathered, open_source, read_records
+from tunesmith.data.label_rules import breaches
+from tunesmith.data.ledger import Ledger, SourceAccount, SplitLedger, TokenLedger, TouchedRow
+from tunesmith.data.records import Record, Text
+from tunesmith.data.render import Drop, Rendered, render
+from tunesmith.data.samples import SampleSet, to_sample
+from tunesmith.data.sources import require_file
+from tunesmith.data.splits import Key, Rows, Split, assign, row_keys
+from tunesmith.data.template import ChatTemplate
+from tunesmith.errors import DataError, Problem
+from tunesmith.events import Reporter, Silent
+from tunesmith.recipe import Data, ObjectiveKind, Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+SPELT = 50  # bad rows named one by one; the rest are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """All a run needs of its data. `longest` is the longest sample of any split, in tokens."""
+
+    train: tuple[SampleSet, ...]
+    weights: tuple[float | None, ...]
+    validation: SampleSet | None
+    test: SampleSet | None
+    ledger: Ledger
+    fingerprint: str
+    longest: int
+
+
+def prepare(
+    data: Data,
+    objective: ObjectiveKind,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    seed: int,
+    reporter: Reporter | None = None,
+) -> Prepared:
+    """Read, convert, render, split and collect. Raises DataError with all bad rows at once."""
+    reporter = reporter or Silent()
+    inputs = inputs_of(data)
+    _require_files(source.path for _, source in inputs)
+    before = [hash_file(source.path) for _, source in inputs]
+    reading = _Reading(data, objective, tokenizer, template, reporter)
+    for use, source in inputs:
+        reading.read(use, source)
+    reading.raise_problems()
+    changed = [s.path for (_, s), old in zip(inputs, before) if hash_file(s.path) != old]
+    if changed:
+        raise DataError([Problem(path, "changed while it was being read", "run again") for path in changed])
+    return _split(reading, data, seed, fingerprint(before, data, objective, tokenizer, template, seed))
+
+
+def _require_files(paths: Iterable[str]) -> None:
+    """All files that cannot be read, together."""
+    problems: list[Problem] = []
+    for path in dict.fromkeys(paths):
+        try:
+            require_file(path)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+
+
+def inputs_of(data: Data) -> list[tuple[Split, Source]]:
+    """Every file of a recipe and what it is for; held-out files first, so that train can avoid their rows."""
+    shapes = {(source.format, tuple(sorted(source.columns.items()))) for source in data.train}
+    # names given for the train files hold for the held-out ones, where there is no doubt about them
+    named = data.train[0] if len(shapes) == 1 and data.train[0].columns else Source(path="")
+    inputs: list[tuple[Split, Source]] = []
+    parts: list[tuple[Split, float | str | None]] = [("test", data.test), ("validation", data.validation)]
+    for use, part in parts:
+        if isinstance(part, str):
+            inputs.append((use, Source(path=part, format=named.format, columns=named.columns)))
+    return [*inputs, *(("train", source) for source in data.train)]
+
+
+class _Reading:
+    """Reads source after source; holds what is known of them and what is wrong with them."""
+
+    def __init__(
+        self,
+        data: Data,
+        objective: ObjectiveKind,
+        tokenizer: PreTrainedTokenizerFast,
+        template: ChatTemplate,
+        reporter: Reporter,
+    ) -> None:
+        self.data, self.objective, self.template, self.reporter = data, objective, template, reporter
+        self.bos_id = tokenizer.bos_token_id
+        self.sources: list[Gathered] = []
+        self.bad: list[Problem] = []
+        self.bad_count = 0
+        self.broken_labels: list[Problem] = []
+        self.whole: dict[Key, Split] = {}  # rows of held-out files
+        self.beginnings: dict[Key, Split] = {}  # and all their beginnings
+        self.left = data.limit
+
+    def read(self, use: Split, source: Source) -> None:
+        """Read one source to its end. Bad rows are gathered, never raised here."""
+        opened = open_source(source, self.reporter)
+        got = Gathered(source, use, SourceAccount(source.path, opened.format, use))
+        self.sources.append(got)
+        limit = self.left if use == "train" else None
+        for address, record in read_records(opened, got.account, limit):
+            if isinstance(record, Record):
+                self._take(got, address, record)
+            else:
+                self._bad_row(got, address, record.reason, record.detail)
+        if use == "train" and self.left is not None:
+            self.left -= min(self.left, got.account.rows_in)
+        for keys in got.keys if use != "train" else ():
+            self.whole.setdefault(keys[-1], use)
+            self.beginnings.update(dict.fromkeys(keys, use))
+
+    def _take(self, got: Gathered, address: str, record: Record) -> None:
+        """One good record: rendered, checked and laid into the columns, or dropped."""
+        if isinstance(record, Text) and self.objective == "sft":
+            self._bad_row(
+                got, address, "no_answer", "a text has no answer to learn; objective: pretrain learns it"
+            )
+            return
+        keys = row_keys(record)
+        if (held_out := self._held_out(keys, got.use)) is not None:
+            self._drop(got, address, f"also_in_{held_out}", f"the same row stands in the {held_out} file")
+            return
+        data = self.data
+        result = render(record, address, self.template, self.objective, data.max_length, data.overlength)
+        if isinstance(result, Drop):
+            if result.fatal or (result.reason not in _TOO_LONG and data.on_bad_row == "error"):
+                self._complain(address, result.reason, result.detail)
+            self._drop(got, address, result.reason, result.detail)
+            return
+        spot = len(got.keys) < 50 or len(got.keys) % 50 == 0
+        wrong = breaches(record, result, self.template, self.objective, self.bos_id, against_inference=spot)
+        self.broken_labels += [Problem(address, what, "please report this template") for what in wrong]
+        if not wrong:
+            self._keep(got, address, result, keys)
+
+    def _held_out(self, keys: Sequence[Key], use: Split) -> Split | None:
+        """The held-out file that has this row, its beginning or its continuation, if another than its own."""
+        found = [self.beginnings.get(keys[-1]), *(self.whole.get(key) for key in keys)]
+        return next((split for split in found if split not in (None, use)), None)
+
+    def _keep(self, got: Gathered, address: str, result: Rendered, keys: tuple[Key, ...]) -> None:
+        row = len(got.keys)
+        got.keys.append(keys)
+        for rendering in result.renderings:
+            got.columns.append(to_sample(rendering), row)
+        got.cut_tokens += result.tokens_cut
+        got.kept_tokens += result.tokens_in - result.tokens_cut
+        got.repeated_tokens += result.tokens_repeated
+        reason = _REASONS.get(result.fate)
+        got.account.settle(result.fate, reason)
+        if reason:
+            turns = sorted({cut.turn for rendering in result.renderings for cut in rendering.cut})
+            detail = f"turns {', '.join(map(str, turns))} left out" if turns else ""
+            got.touched.append(
+                TouchedRow(address, result.fate, reason, detail, result.tokens_cut, len(result.renderings))
+            )
+
+    def _drop(self, got: Gathered, address: str, reason: str, detail: str) -> None:
+        got.account.settle("dropped", reason)
+        got.touched.append(TouchedRow(address, "dropped", reason, detail))
+
+    def _bad_row(self, got: Gathered, address: str, reason: str, detail: str) -> None:
+        self._drop(got, address, reason, detail)
+        if self.data.on_bad_row == "error":
+            self._complain(address, reason, detail)
+
+    def _complain(self, address: str, reason: str, detail: str) -> None:
+        self.bad_count += 1
+        if len(self.bad) < SPELT:
+            self.bad.append(Problem(address, f"{reason}: {detail}", ""))
+
+    def raise_problems(self) -> None:
+        """One error for everything that is wrong with the rows."""
+        if self.broken_labels:
+            raise DataError(self.broken_labels[:SPELT])
+        if self.bad:
+            more = f", {self.bad_count - SPELT} more than are listed" if self.bad_count > SPELT else ""
+            fix = "correct them, or leave them out and count them: data.on_bad_row=drop"
+            if self.data.overlength == "error":
+                fix += "; longer rows: data.overlength=keep_last_turns"
+            raise DataError([*self.bad, Problem("data", f"{self.bad_count} bad rows in all{more}", fix)])
+        for got in self.sources:
+            if not got.keys and got.use != "train":
+                _raise_empty(f"data.{got.use}", [got])
+        train = [got for got in self.sources if got.use == "train"]
+        if not any(got.keys for got in train):
+            _raise_empty("data.train", train)
+
+
+_TOO_LONG = {"too_long", "turn_too_long"}  # what data.overlength decides, not a fault of the row
+_REASONS = {"shortened": "too_long", "split": "too_long", "expanded": "template_not_prefix_stable"}
+
+
+def _raise_empty(where: str, sources: Sequence[Gathered]) -> None:
+    reasons = ", ".join(f"{n} {reason}" for got in sources for reason, n in got.account.reasons.items())
+    rows = sum(got.account.rows_in for got in sources)
+    raise DataError.at(where, f"none of {rows} rows is left ({reasons})", "see tunesmith data check")
+
+
+def _split(reading: _Reading, data: Data, seed: int, digest: str) -> Prepared:
+    """Assign each row to its side, cut the columns accordingly and close the books."""
+    by_share = {
+        use: None if isinstance(p := getattr(data, use), str) else p for use in ("validation", "test")
+    }
+    train = [got for got in reading.sources if got.use == "train"]
+    rows = [Rows(got.keys, got.account.format == "text") for got in train]
+    sides = dict(zip(map(id, train), assign(rows, by_share["validation"], by_share["test"], seed)))
+    parts: dict[Split, list[SampleSet]] = {"train": [], "validation": [], "test": []}
+    counts = dict.fromkeys(parts, 0)
+    for got in reading.sources:
+        side = np.array(sides.get(id(got), [got.use] * len(got.keys)), dtype="U10")
+        for split, sets in parts.items():
+            chosen = side == split
+            counts[split] += int(chosen.sum())
+            if (split == "train" and got.use == "train") or chosen.any():
+                sets.append(got.columns.select(chosen))
+        got.columns = Columns()
+    held_out = {split: _join(parts[split]) for split in ("validation", "test")}
+    ledger = _close(reading.sources, parts, counts)
+    every = [s for sets in parts.values() for s in sets]
+    return Prepared(
+        train=tuple(parts["train"]),
+        weights=tuple(got.source.weight for got in train),
+        validation=held_out["validation"],
+        test=held_out["test"],
+        ledger=ledger,
+        fingerprint=digest,
+        longest=max(int(s.lengths.max(initial=0)) for s in every),
+    )
+
+
+def _join(sets: Sequence[SampleSet]) -> SampleSet | None:
+    """Several sets as one, in order; None when there is none."""
+    if len(sets) <= 1:
+        return next(iter(sets), None)
+    lengths: ndarray = np.concatenate([s.lengths for s in sets])
+    return SampleSet(
+        tokens=np.concatenate([s.tokens for s in sets]),
+        labels=np.concatenate([s.labels for s in sets]),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        addresses=tuple(address for s in sets for address in s.addresses),
+    )
+
+
+def _close(
+    sources: Sequence[Gathered], parts: dict[Split, list[SampleSet]], rows: dict[Split, int]
+) -> Ledger:
+    """The books, train sources first."""
+    splits = {
+        str(split): SplitLedger(
+            rows=rows[split],
+            samples=sum(len(s) for s in sets),
+            tokens=sum(len(s.tokens) for s in sets),
+            targets=sum(int(s.targets.sum()) for s in sets),
+        )
+        for split, sets in parts.items()
+        if sets
+    }
+    ordered = sorted(sources, key=lambda got: ("train", "validation", "test").index(got.use))
+    tokens = TokenLedger(
+        kept=sum(got.kept_tokens for got in sources),
+        cut=sum(got.cut_tokens for got in sources),
+        targets=sum(split.targets for split in splits.values()),
+        repeated=sum(got.repeated_tokens for got in sources),
+    )
+    touched = tuple(row for got in ordered for row in got.touched)
+    return Ledger(tuple(got.account.close() for got in ordered), tokens, splits, touched)
