@@ -1,0 +1,195 @@
+"""Text to ids with exact borders: where an answer begins, the ids split as inference sees them.
+
+"...assistant\\n|Hello<|im_end|>\\n"  ->  ids, and the index of the first token after the border |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy import ndarray
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken, Tokenizer
+
+# What text is put before a piece, so that a tokenizer which writes a space before its first word does not.
+_ANCHORS = ("\n", "a", "。", "0")
+_CACHED_LEFTS = 4096
+# An added token without any of these is a word or white space (an extended vocabulary): ordinary text.
+_MARKUP = re.compile(r"[<>\[\]{}|｜]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Ids and the characters [start, end) of the text that each stands for."""
+
+    ids: ndarray  # Int32[ndarray, "T"]
+    starts: ndarray  # Int64[ndarray, "T"]
+    ends: ndarray  # Int64[ndarray, "T"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def first_ending_at(self, place: int) -> int:
+        """Index of the first token that reaches character `place`; len(self) if none does."""
+        return int(np.searchsorted(self.ends, place, side="left"))
+
+    def first_starting_at(self, place: int) -> int:
+        """Index of the first token at or after character `place`; len(self) if none is."""
+        return int(np.searchsorted(self.starts, place, side="left"))
+
+
+@dataclass(frozen=True, slots=True)
+class ControlTokens:
+    """The added tokens that steer a model: they may come from the template, never from a user."""
+
+    by_text: Mapping[str, int]
+    special: frozenset[int]
+    unknown: int | None
+    """The model's own unknown token: ordinary text may turn into it."""
+
+    @classmethod
+    def of(cls, added: Mapping[int, AddedToken], unknown: int | None) -> ControlTokens:
+        """Special ones, and those that look like markup; an added word is a word."""
+        control = {id: token for id, token in added.items() if token.special or _MARKUP.search(token.content)}
+        return cls(
+            {token.content: id for id, token in control.items() if token.content},
+            frozenset(id for id, token in control.items() if token.special),
+            unknown,
+        )
+
+    def pattern(self, special_only: bool = False) -> re.Pattern[str]:
+        """Matches their texts, the longest first."""
+        texts = [text for text, id in self.by_text.items() if not special_only or id in self.special]
+        longest_first = sorted(texts, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+
+    def table(self, size: int) -> ndarray:
+        """Bool[ndarray, "V"]: is this id one of them? The unknown token is not: text may turn into it."""
+        size = max(size, *(id + 1 for id in self.by_text.values()), 1)
+        table = np.zeros(size, bool)
+        table[[id for id in self.by_text.values() if id != self.unknown]] = True
+        return table
+
+
+class Coder:
+    """Encodes whole texts with one tokenizer and finds, or makes, borders between tokens."""
+
+    def __init__(self, backend: Tokenizer, is_control: ndarray, ids: Mapping[int, int] | None = None) -> None:
+        """`ids` renames ids of `backend`, where it is a changed copy of the model's tokenizer."""
+        self._backend = backend
+        self._is_control = is_control
+        self._renamed = _renaming(ids, len(is_control)) if ids else None
+        self._lefts: dict[tuple[str, str], list[int]] = {}
+        self._prefixes = self._writes_a_prefix()
+
+    def encode(self, text: str) -> Tokens:
+        """The whole text, no token added to it."""
+        self.settle()
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        return Tokens(
+            ids if self._renamed is None else self._renamed[ids],
+            offsets[:, 0],
+            np.maximum.accumulate(offsets[:, 1]),
+        )
+
+    def settle(self) -> None:
+        """Switch off what others who pad or cut leave switched on in the shared backend."""
+        backend = self._backend
+        if backend.padding is not None:
+            backend.no_padding()
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.encode_special_tokens:
+            backend.encode_special_tokens = False
+
+    def controls(self, tokens: Tokens) -> ndarray:
+        """Indices of control tokens."""
+        return np.flatnonzero(self._is_control[tokens.ids])
+
+    def border(self, text: str, tokens: Tokens, place: int) -> tuple[Tokens, int]:
+        """Index of the first token after character `place`; what stands before is as if it stood alone.
+
+        Where a token reaches over the place, or the left side alone encodes otherwise, the stretch between
+        the control tokens around it is encoded in two pieces, as inference does: prompt, then answer.
+        """
+        controls = self.controls(tokens)
+        before = controls[tokens.starts[controls] < place]
+        last = int(before[-1]) if len(before) else -1
+        edge = int(tokens.ends[last]) if last >= 0 else 0
+        if last >= 0 and edge >= place:
+            return tokens, last + 1
+        head = text[int(tokens.starts[last]) : edge] if last >= 0 else ""
+        left = self._left(head, text[edge:place])
+        index = last + 1 + len(left)
+        same = index <= len(tokens) and tokens.ids[last + 1 : index].tolist() == left
+        meets_left = index == 0 or (index <= len(tokens) and tokens.ends[index - 1] <= place)
+        meets_right = index >= len(tokens) or tokens.starts[index] >= place
+        if same and meets_left and meets_right:
+            return tokens, index
+        after = controls[tokens.starts[controls] >= place]
+        following = int(after[0]) if len(after) else len(tokens)
+        return self._apart(text, tokens, (last + 1, following), (edge, place), left), index
+
+    def _apart(
+        self, text: str, tokens: Tokens, stretch: tuple[int, int], places: tuple[int, int], left: list[int]
+    ) -> Tokens:
+        """Put separately encoded pieces where one stretch was encoded in one go."""
+        first, following = stretch
+        edge, place = places
+        end = int(tokens.starts[following]) if following < len(tokens) else len(text)
+        right = self.continuation(text[place:end])
+
+        def joined(mine: ndarray, left_value: int | ndarray, right_values: ndarray) -> ndarray:
+            lefts = np.full(len(left), left_value, mine.dtype) if isinstance(left_value, int) else left_value
+            return np.concatenate([mine[:first], lefts, right_values.astype(mine.dtype), mine[following:]])
+
+        return Tokens(
+            joined(tokens.ids, np.array(left, np.int32), right.ids),
+            joined(tokens.starts, edge, right.starts + place),
+            joined(tokens.ends, place, right.ends + place),
+        )
+
+    def _left(self, head: str, stretch: str) -> list[int]:
+        """Ids of `stretch` where it follows the control token `head` and nothing follows it."""
+        if not stretch:
+            return []
+        key = (head, stretch)
+        known = self._lefts.get(key)
+        if known is None:
+            ids: list[int] = self.encode(head + stretch).ids.tolist()
+            known = ids[1:] if head else ids
+            if len(self._lefts) < _CACHED_LEFTS and len(stretch) < 200:
+                self._lefts[key] = known
+        return known
+
+    def continuation(self, stretch: str) -> Tokens:
+        """Tokens of `stretch` inside a text: without the space some tokenizers begin a text with."""
+        if not self._prefixes or not stretch:
+            return self.encode(stretch)
+        for anchor in _ANCHORS:
+            alone, together = self.encode(anchor), self.encode(anchor + stretch)
+            cut = len(alone)
+            if together.ids[:cut].tolist() == alone.ids.tolist() and together.ends[cut - 1] <= len(anchor):
+                shift = len(anchor)
+                return Tokens(together.ids[cut:], together.starts[cut:] - shift, together.ends[cut:] - shift)
+        return self.encode(stretch)
+
+    def _writes_a_prefix(self) -> bool:
+        """Whether a text begins with something that was not in it (SentencePiece's first space)."""
+        alone, after = self.encode("a"), self.encode("\na")
+        line = len(self.encode("\n"))
+        return bool(after.ids[line:].tolist() != alone.ids.tolist())
+
+
+def _renaming(ids: Mapping[int, int], size: int) -> ndarray:
+    table = np.arange(max(size, *(id + 1 for id in ids)), dtype=np.int32)
+    for theirs, ours in ids.items():
+        table[theirs] = ours
+    return table

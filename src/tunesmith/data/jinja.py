@@ -1,0 +1,155 @@
+"""Run a chat template: untrusted Jinja in a sandbox, with what transformers gives it.
+
+{"role": "user", "content": "hi"}  ->  "<|im_start|>user\nhi<|im_end|>\n"  and where {% generation %} stood
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+# Templates that write today's date would give other tokens on another day: a resumed run would silently
+# learn from other data. Every date is this one, the day Llama 3's own template falls back to.
+TEMPLATE_DATE = date(2024, 7, 26)
+
+_MARKS = "generation_marks_"
+# Whole code points of a private plane; the pair is chosen so that no message contains it.
+_FIRST_MARK = 0x10F000
+
+
+class TemplateRefusal(Exception):
+    """The template raised: by its own raise_exception, or because it cannot handle these messages."""
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: what the template's author says the model writes."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own protocol
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """Wrap the block in a call that marks its beginning and end in the text."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_mark", [nodes.ContextReference()])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _mark(self, context: Context, caller: Macro) -> str:
+        first, last = context.get(_MARKS) or ("", "")
+        return f"{first}{caller()}{last}"
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """A namespace that refuses names with an underscore, as transformers does: a way out of the sandbox."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise jinja2.exceptions.SecurityError(f"a template may not set {name!r}")
+        super().__setitem__(name, value)
+
+
+def _refuse(message: str) -> None:
+    raise TemplateRefusal(str(message))
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: TEMPLATE_DATE.strftime(form)
+    environment.globals["namespace"] = _Namespace
+    return environment.from_string(source)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A rendered text; `spans` are the [start, end) characters of its generation blocks."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+class JinjaTemplate:
+    """One compiled template with the special tokens it may write."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
+        """Raises TemplateRefusal where the source is no Jinja."""
+        self.source = source
+        self.has_generation = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+        self._special_tokens = dict(special_tokens)
+        try:
+            self._template = _compile(source)
+        except jinja2.TemplateError as error:
+            raise TemplateRefusal(f"it is not valid Jinja: {error}") from error
+
+    def syntax_tree(self) -> nodes.Template:
+        """The parsed source."""
+        return self._template.environment.parse(self.source)
+
+    def mentions(self, word: str) -> bool:
+        """Whether the source speaks of `word` at all."""
+        return word in self.source
+
+    def write(
+        self, messages: Sequence[Mapping[str, str]], generation_prompt: bool, **options: bool
+    ) -> Written:
+        """The text of the messages, as tokenizer.apply_chat_template gives it. Raises TemplateRefusal."""
+        marks = _marks_apart_from(messages) if self.has_generation else None
+        try:
+            text = self._template.render(
+                **{**self._special_tokens, **options},
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=generation_prompt,
+                **{_MARKS: marks},
+            )
+        except TemplateRefusal:
+            raise
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise TemplateRefusal(f"it fails: {error}") from error
+        except (AttributeError, OverflowError, RecursionError, MemoryError) as error:
+            raise TemplateRefusal(f"it fails: {type(error).__name__}") from error
+        return _without_marks(text, marks) if marks else Written(text)
+
+
+def _marks_apart_from(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    """Two characters that no message contains."""
+    taken = {letter for message in messages for value in message.values() for letter in value}
+    free = (chr(code) for code in range(_FIRST_MARK, 0x10FFFE) if chr(code) not in taken)
+    return next(free), next(free)
+
+
+def _without_marks(text: str, marks: tuple[str, str]) -> Written:
+    """Take the marks out and say where they stood. [ab]c -> abc, ((0, 2),)"""
+    pieces = re.split(f"([{marks[0]}{marks[1]}])", text)
+    clean: list[str] = []
+    spans: list[tuple[int, int]] = []
+    length, start = 0, 0
+    for piece in pieces:
+        if piece == marks[0]:
+            start = length
+        elif piece == marks[1]:
+            spans.append((start, length))
+        else:
+            clean.append(piece)
+            length += len(piece)
+    return Written("".join(clean), tuple(spans))

@@ -1,0 +1,171 @@
+"""A record becomes exact tokens and labels, or says why not.
+
+Chat   learnt = each answer from after its prompt up to and with the stop token, nothing after it
+Text   learnt = every token but the first, which nothing precedes; long ones are split, none is lost
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tunesmith.data.control import Turn
+from tunesmith.data.records import Record, Text
+from tunesmith.data.samples import Rendering
+from tunesmith.data.template import Answer, ChatTemplate, Encoded, Refused
+from tunesmith.recipe import ObjectiveKind
+
+Fate = Literal["whole", "shortened", "split", "expanded"]
+Overlength = Literal["keep_last_turns", "split", "drop", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A row as one or more samples. tokens_in + tokens_repeated = tokens of the renderings + tokens cut."""
+
+    renderings: tuple[Rendering, ...]
+    fate: Fate
+    tokens_in: int
+    """Tokens of the whole row, before anything was cut."""
+    tokens_repeated: int = 0
+    """Tokens given again as context: a system turn in each part, the last token of the part before."""
+
+    @property
+    def tokens_cut(self) -> int:
+        """Tokens that over-length handling took away."""
+        return sum(len(cut.ids) for rendering in self.renderings for cut in rendering.cut)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a row is not learnt: a short countable reason, and the detail. `fatal` rows stop the run."""
+
+    reason: str
+    detail: str = ""
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A dialogue as tokens, before its length is looked at."""
+
+    turns: Sequence[Turn]
+    text: str
+    encoded: Encoded
+    rendering: Rendering
+    turn: int | None
+    """The one turn that is learnt; None where all answers are."""
+
+    def __len__(self) -> int:
+        return len(self.rendering.ids)
+
+
+def render(
+    record: Record,
+    address: str,
+    template: ChatTemplate,
+    objective: ObjectiveKind,
+    max_length: int,
+    overlength: Overlength,
+) -> Rendered | Drop:
+    """Exact tokens of a record in samples of at most `max_length` tokens, or why there are none."""
+    from tunesmith.data.overlength import fit
+
+    if isinstance(record, Text):
+        return document(template.document_ids(record.text), address, max_length)
+    turns = template.turns(record.messages)
+    every_token = objective == "pretrain"
+    try:
+        drafts = draft(template, turns, address, every_token)
+        if not drafts:
+            return Drop("nothing_learnt", "the dialogue has no answer that the template lets a model learn")
+        if every_token and overlength == "split":
+            return document(drafts[0].rendering.ids.tolist(), address, max_length)
+        if all(len(each) <= max_length for each in drafts):
+            total = sum(len(each) for each in drafts)
+            fate: Fate = "whole" if len(drafts) == 1 else "expanded"
+            return Rendered(tuple(each.rendering for each in drafts), fate, total)
+        return fit(template, drafts, address, every_token, max_length, overlength)
+    except Refused as refused:
+        return Drop(refused.reason, refused.detail)
+
+
+def document(ids: Sequence[int], address: str, max_length: int) -> Rendered | Drop:
+    """Samples of at most `max_length` ids; each but the first begins with the last id of the one before.
+
+    So each id but the first of all is a target exactly once. [a b c d e] by 3 -> [a b c] [c d e]
+    """
+    if len(ids) < 2:
+        return Drop("nothing_learnt", "the document is a single token: nothing precedes it")
+    array = np.asarray(ids, np.int32)
+    pieces = [array[start : start + max_length] for start in range(0, len(ids) - 1, max_length - 1)]
+    renderings = tuple(Rendering(piece, _all_but_first(len(piece)), address) for piece in pieces)
+    return Rendered(renderings, "whole" if len(pieces) == 1 else "split", len(ids), len(pieces) - 1)
+
+
+def draft(
+    template: ChatTemplate, turns: Sequence[Turn], address: str, every_token: bool = False
+) -> list[Draft]:
+    """The dialogue as one sample, or one for each answer where the template writes the past differently.
+
+    Raises Refused.
+    """
+    answers = template.answers(turns)
+    if not answers:
+        return []
+    whole = answers[-1]
+    if every_token or all(whole.text.startswith(each.text[: each.end]) for each in answers):
+        return [_draft(template, turns, answers, address, every_token, None)] if _any(answers) else []
+    return [
+        _draft(template, turns[: each.turn + 1], [each], address, False, each.turn)
+        for each in answers
+        if each.learnt
+    ]
+
+
+def draft_one(template: ChatTemplate, turns: Sequence[Turn], address: str, like: Draft) -> Draft:
+    """Fewer turns, drafted as `like` was: all answers learnt, or only the last. Raises Refused."""
+    if like.turn is None:
+        every_token = bool(like.rendering.learnt[1:].all())
+        drafts = draft(template, turns, address, every_token)
+        if len(drafts) != 1:
+            raise Refused("template_unstable", "the template writes the shortened dialogue differently")
+        return drafts[0]
+    number = len(turns) - 1
+    return _draft(template, turns, [template.answers_at(turns, number)], address, False, number)
+
+
+def _any(answers: Sequence[Answer]) -> bool:
+    return any(answer.learnt for answer in answers)
+
+
+def _draft(
+    template: ChatTemplate,
+    turns: Sequence[Turn],
+    answers: Sequence[Answer],
+    address: str,
+    every_token: bool,
+    turn: int | None,
+) -> Draft:
+    last = answers[-1]
+    learnt_answers = [answer for answer in answers if answer.learnt]
+
+    def write(turns: Sequence[Turn]) -> str:
+        return template.answers_at(turns, last.turn).text
+
+    # Where every token is learnt, no border matters: the ids are the tokenizer's own.
+    encoded = template.encode(last.text, turns, [] if every_token else learnt_answers, write, "dialogue")
+    size = len(encoded.tokens)
+    learnt = _all_but_first(size) if every_token else np.zeros(size, bool)
+    for start, end in encoded.learnt:
+        learnt[start : end + 1] = True
+    return Draft(turns, last.text, encoded, Rendering(encoded.tokens.ids, learnt, address), turn)
+
+
+def _all_but_first(size: int) -> np.ndarray:
+    learnt = np.ones(size, bool)
+    learnt[0] = False
+    return learnt

@@ -1,0 +1,362 @@
+"""How a dialogue becomes text, in training, chat and evaluation alike, and where its answers stand.
+
+<|im_start|>user\\nHi<|im_end|>\\n<|im_start|>assistant\\n    Hello<|im_end|>    \\n
+                  generation prompt: given                  learnt           nothing after the stop
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, final
+
+from tunesmith.data.control import ControlGuard, Turn, has_control, inert
+from tunesmith.data.encode import Coder, ControlTokens, Tokens
+from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal
+from tunesmith.data.records import Message
+from tunesmith.errors import TemplateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedTokenizerFast
+
+    Write = Callable[[Sequence[Turn]], str]
+
+# What the popular templates begin an answer with, only to call them by a name people know.
+_NAMES = {
+    "<|im_start|>": "chatml",
+    "<|start_header_id|>": "llama-3",
+    "<start_of_turn>": "gemma",
+    "[/INST]": "mistral",
+    "<|assistant|>": "zephyr",
+    "<｜Assistant｜>": "deepseek",
+}
+# Variables by which templates switch a thought on or off in the generation prompt.
+_SWITCHES = ("enable_thinking", "open_thinking", "thinking")
+_LEADING_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
+_OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
+_PROBE = ({"role": "user", "content": "x0probe0x"}, {"role": "assistant", "content": "x1probe1x"})
+
+
+class Refused(Exception):
+    """This dialogue cannot be rendered for training: a short countable reason, and the detail."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One assistant turn in a text: [start, end) is learnt, from after the prompt up to and with the stop."""
+
+    turn: int
+    text: str
+    """The dialogue up to and with this turn, as at inference."""
+    prompt_end: int
+    start: int
+    """Equal to prompt_end, but where {% generation %} begins later."""
+    end: int
+    learnt: bool
+    """False where the template has {% generation %} and leaves this turn out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """What the template writes after an answer: tail = (space +) stop token + whatever follows."""
+
+    id: int
+    text: str
+    tail: str
+    end_in_tail: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Tokens of a text with borders at its answers: learnt are [first, last] of each."""
+
+    tokens: Tokens
+    learnt: tuple[tuple[int, int], ...]
+    place: Callable[[int], int]
+    """Where a character of the text stands in the coordinates of `tokens`."""
+
+
+@final
+class ChatTemplate:
+    """A tokenizer's template (or the plain one), probed once: its stop token, its prompts, its texts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, name: str, source: str) -> None:
+        """Use `ChatTemplate.of`. Raises TemplateError where one cannot train on it."""
+        from jinja2 import meta
+
+        self.source = source
+        backend = tokenizer.backend_tokenizer
+        unknown = model_unknown_id(tokenizer)
+        self.control = ControlTokens.of(backend.get_added_tokens_decoder(), unknown)
+        self.coder = Coder(backend, self.control.table(backend.get_vocab_size()))
+        self._pattern = self.control.pattern()
+        self._guard = ControlGuard(backend, self.control, self.coder)
+        self._expected: dict[tuple[object, ...], list[int]] = {}
+        try:
+            self._jinja = JinjaTemplate(source, tokenizer.special_tokens_map)
+            variables = meta.find_undeclared_variables(self._jinja.syntax_tree())
+            self._switches = tuple(name for name in _SWITCHES if name in variables)
+            prompt = self.prompt_text(_PROBE[:1])
+            self._opens_thought = bool(_OPEN_THOUGHT.search(prompt))
+            self._knows_reasoning = self._jinja.mentions("reasoning_content") or bool(
+                re.search(r"message(\.|\[['\"])thinking", source)
+            )
+            self.stop = self._find_stop()
+            self._check_probe()
+        except TemplateRefusal as refusal:
+            raise _template_error(f"refuses the simplest dialogue: {refusal}") from refusal
+        except Refused as refused:
+            raise _template_error(refused.detail) from refused
+        self.name = name if name == "plain" else next((n for m, n in _NAMES.items() if m in prompt), name)
+        eos = tokenizer.eos_token_id
+        self.stop_id: int = self.stop.id
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([self.stop.id, *([] if eos is None else [eos])]))
+        self.eos_id: int = self.stop.id if eos is None else int(eos)
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def of(
+        cls, tokenizer: PreTrainedTokenizerFast, choice: Literal["auto", "plain"] = "auto"
+    ) -> ChatTemplate:
+        """The tokenizer's own template; plain where it has none, or where plain is asked for.
+
+        Raises TemplateError where the template cannot be trained on.
+        """
+        from tunesmith.data.plain import plain_source
+
+        if choice == "plain" or tokenizer.chat_template is None:
+            return cls(tokenizer, "plain", plain_source(tokenizer))
+        try:
+            source = tokenizer.get_chat_template()
+        except ValueError as error:
+            raise _template_error(f"is a set of templates without a default: {error}") from error
+        plain = tokenizer.eos_token_id is not None and source == plain_source(tokenizer)
+        return cls(tokenizer, "plain" if plain else "own", source)
+
+    def prompt_ids(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
+        """Ids that stand before the next answer: the very ids that stand before it in training.
+
+        `thinking` switches a thought on or off where the template can; None leaves it to the template.
+        Raises TemplateError where the template refuses the messages.
+        """
+        turns = self.turns(messages)
+        options = {} if thinking is None else dict.fromkeys(self._switches, thinking)
+
+        def write(turns: Sequence[Turn]) -> str:
+            return self.prompt_text(turns, **options)
+
+        try:
+            encoded = self.encode(write(turns), turns, (), write, f"prompt {thinking}")
+        except TemplateRefusal as refusal:
+            raise _template_error(f"refuses this dialogue: {refusal}") from refusal
+        except Refused as refused:
+            raise _template_error(refused.detail) from refused
+        ids: list[int] = encoded.tokens.ids.tolist()
+        return ids
+
+    def generation_eos(self, existing: Sequence[int]) -> list[int]:
+        """generation_config.eos_token_id for saving: what it was, and the stop if it was not among it."""
+        return list(dict.fromkeys([*existing, self.stop_id]))
+
+    def document_ids(self, text: str) -> list[int]:
+        """A document as ids: as the tokenizer writes it by itself (BOS where it adds one), and one EOS."""
+        self.coder.settle()
+        ids: list[int] = self._tokenizer.backend_tokenizer.encode(text).ids
+        return ids if ids and ids[-1] == self.eos_id else [*ids, self.eos_id]
+
+    def turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        """Messages as templates take them; a leading <think> becomes reasoning where the template can."""
+        return [self._turn(message) for message in messages]
+
+    def _turn(self, message: Message) -> dict[str, str]:
+        content, thought = message.content, message.reasoning
+        parses = self._knows_reasoning or self._opens_thought
+        if message.role == "assistant" and thought is None and parses:
+            found = _LEADING_THOUGHT.match(content)
+            if found:
+                thought, content = found[1].strip("\n"), content[found.end() :]
+            elif "</think>" in content:
+                thought = ""  # said outright, or the template would take what stands before it for a thought
+        if thought is None:
+            return {"role": message.role, "content": content}
+        if not parses:
+            folded = f"<think>\n{thought}\n</think>\n\n{content}" if thought else content
+            return {"role": message.role, "content": folded}
+        return {"role": message.role, "content": content, "reasoning_content": thought, "thinking": thought}
+
+    def text(self, turns: Sequence[Turn]) -> str:
+        """The whole dialogue as text. Raises TemplateRefusal."""
+        return self._jinja.write(turns, generation_prompt=False).text
+
+    def prompt_text(self, turns: Sequence[Turn], **options: bool) -> str:
+        """The dialogue with the generation prompt. Raises TemplateRefusal."""
+        return self._jinja.write(turns, generation_prompt=True, **options).text
+
+    def answers(self, turns: Sequence[Turn]) -> list[Answer]:
+        """Each assistant turn as at inference. Raises Refused."""
+        return [self.answers_at(turns, n) for n, turn in enumerate(turns) if turn["role"] == "assistant"]
+
+    def answers_at(self, turns: Sequence[Turn], number: int) -> Answer:
+        """One of `answers`. Raises Refused."""
+        try:
+            return self.answer(turns, number)
+        except TemplateRefusal as refusal:
+            raise Refused("template_refuses", str(refusal)) from refusal
+
+    def answer(self, turns: Sequence[Turn], number: int) -> Answer:
+        """Assistant turn `number` as at inference. Raises Refused, TemplateRefusal."""
+        given, upto = turns[:number], turns[: number + 1]
+        thinks = bool(turns[number].get("reasoning_content"))
+        for options in self._variants(thinks):
+            written = self._jinja.write(upto, generation_prompt=False, **options)
+            prompt = self.prompt_text(given, **options)
+            if written.text.startswith(prompt):
+                text, spans, prompt_end = written.text, written.spans, len(prompt)
+                break
+        else:
+            text, prompt_end = self._close_thought(turns, number)
+            spans = ((prompt_end, len(text)),)
+        end = self._stop_end(text, prompt_end)
+        start, learnt = prompt_end, True
+        if self._jinja.has_generation:
+            inside = [first for first, last in spans if last > prompt_end and first < end]
+            learnt = bool(inside)
+            start = max(prompt_end, min(inside, default=prompt_end))
+        self._check_kept(upto, text, prompt_end)
+        return Answer(number, text, prompt_end, start, end, learnt)
+
+    def _variants(self, thinks: bool) -> list[dict[str, bool]]:
+        """How the template may be asked: as it likes, then with the thought switched as the turn has it."""
+        if not self._switches:
+            return [{}]
+        return [{}, *(dict.fromkeys(self._switches, value) for value in (thinks, not thinks))]
+
+    def _close_thought(self, turns: Sequence[Turn], number: int) -> tuple[str, int]:
+        """DeepSeek-R1's kind: the prompt opens a thought that the written turn leaves out. Put it back."""
+        prompt = self.prompt_text(turns[:number])
+        written = self.text(turns[: number + 1])
+        opened = _OPEN_THOUGHT.search(prompt)
+        if opened is None or not written.startswith(prompt[: opened.start()]):
+            raise Refused(
+                "generation_prompt_mismatch",
+                "what the template gives before an answer is not what it writes before it",
+            )
+        thought = turns[number].get("reasoning_content", "")
+        return f"{prompt}{thought}\n</think>\n\n{written[opened.start() :]}", len(prompt)
+
+    def _stop_end(self, text: str, prompt_end: int) -> int:
+        """The character after the stop token of the last turn of `text`."""
+        tail_start = len(text) - len(self.stop.tail)
+        if tail_start >= prompt_end and text.endswith(self.stop.tail):
+            return tail_start + self.stop.end_in_tail
+        found = text.find(self.stop.text, prompt_end)
+        if found < 0:
+            raise Refused("no_stop", f"the template does not write {self.stop.text!r} after this answer")
+        return found + len(self.stop.text)
+
+    def _check_kept(self, turns: Sequence[Turn], text: str, prompt_end: int) -> None:
+        """Whatever was said stands in the text: a template may not swallow a turn in silence."""
+        for turn in turns[:-1]:
+            if turn["content"].strip() not in text:
+                raise Refused(
+                    "content_lost", f"the template does not write this {turn['role']} turn as it is"
+                )
+        last = turns[-1]
+        for key in ("content", "reasoning_content"):
+            if text.find(last.get(key, "").strip(), prompt_end) < 0:
+                raise Refused("content_lost", f"the template does not write the answer's {key} as it is")
+
+    def encode(
+        self, text: str, turns: Sequence[Turn], answers: Sequence[Answer], write: Write, kind: str
+    ) -> Encoded:
+        """Exact tokens of `text`, which `write(turns)` gave, with borders at the answers.
+
+        `kind` names what `write` writes: equal shapes have equal control tokens in texts of a kind.
+        Raises Refused where a control token in a content cannot be kept out.
+        """
+        coder, tokens, private, place = self.coder, None, text, _same
+        if not has_control(turns, self._pattern):
+            tokens = coder.encode(text)
+            if tokens.ids[coder.controls(tokens)].tolist() != self._controls_around(turns, kind, write):
+                tokens = None  # a normaliser made a control token of something else
+        if tokens is None:
+            guarded = self._guard.encode(text, turns, write)
+            if guarded is None:
+                raise Refused(
+                    "control_tokens", "a control token in a message cannot be told from the template's"
+                )
+            coder, neutral, tokens = guarded
+            private, place = neutral.private, neutral.place
+        learnt = []
+        for answer in answers:
+            tokens, first = coder.border(private, tokens, place(answer.start))
+            learnt.append((first, place(answer.end)))
+        spans = tuple((first, tokens.first_ending_at(end)) for first, end in learnt)
+        if any(last >= len(tokens) or tokens.ids[last] != self.stop.id for _, last in spans):
+            raise Refused("no_stop", f"{self.stop.text!r} does not stand after the answer as one token")
+        return Encoded(tokens, spans, place)
+
+    def _controls_around(self, turns: Sequence[Turn], kind: str, write: Write) -> list[int]:
+        """Control ids of such a dialogue around inert contents; cached by its shape."""
+        shape = (kind, *((turn["role"], *(bool(text.strip()) for text in turn.values())) for turn in turns))
+        known = self._expected.get(shape)
+        if known is None:
+            tokens = self.coder.encode(write(inert(turns, "0000q")[0]))
+            known = tokens.ids[self.coder.controls(tokens)].tolist()
+            self._expected[shape] = known
+        return known
+
+    def _find_stop(self) -> Stop:
+        text = self.text(_PROBE)
+        content = _PROBE[1]["content"]
+        if content not in text:
+            raise Refused("content_lost", "does not write the answer as it is")
+        tail = text[text.rindex(content) + len(content) :]
+        tokens = self.coder.encode(tail)
+        controls = self.coder.controls(tokens)
+        if not len(controls):
+            written = f"only {tail!r}, which is not a token of this tokenizer" if tail.strip() else "nothing"
+            raise Refused("no_stop", f"ends an answer with {written}: a model could never learn to stop")
+        first = controls[0]
+        start, end = int(tokens.starts[first]), int(tokens.ends[first])
+        stop_text = tail[start:end].strip()
+        return Stop(
+            int(tokens.ids[first]), stop_text, tail, start + tail[start:].index(stop_text) + len(stop_text)
+        )
+
+    def _check_probe(self) -> None:
+        """The simplest dialogue has one learnt answer that ends with the stop."""
+        answer = self.answer(_PROBE, 1)
+        if not answer.learnt:
+            raise Refused("nothing_learnt", "has {% generation %} blocks, but none around an answer")
+        self.encode(answer.text, _PROBE, [answer], lambda turns: self.answer(turns, 1).text, "probe")
+
+
+def _same(place: int) -> int:
+    return place
+
+
+def model_unknown_id(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """The id that text outside the vocabulary becomes; None where every text has ids (byte-level)."""
+    unknown = tokenizer.unk_token_id
+    model_unknown = getattr(tokenizer.backend_tokenizer.model, "unk_token", None)
+    if unknown is None or (model_unknown is not None and model_unknown != tokenizer.unk_token):
+        return None
+    if model_unknown is None and type(tokenizer.backend_tokenizer.model).__name__ != "Unigram":
+        return None
+    return int(unknown)
+
+
+def _template_error(what: str) -> TemplateError:
+    error = TemplateError.at(
+        "chat template", what, "set data.template: plain, or correct the tokenizer's chat_template"
+    )
+    assert isinstance(error, TemplateError)
+    return error
