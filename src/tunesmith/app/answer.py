@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from tunesmith.app.render.base import console
@@ -33,6 +33,17 @@ class Answer:
         else:
             console().print(self.page(self.document))
         return self.code
+
+
+def document_of(value: object) -> Document:
+    """The contracted document of what run.py gives."""
+    if isinstance(value, dict):
+        return value
+    if hasattr(value, "to_json"):
+        found: Document = value.to_json()
+        return found
+    assert is_dataclass(value), f"{type(value).__name__} has no document"
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def clean(value: Any) -> Any:

@@ -62,6 +62,7 @@ def build() -> App:
         help=HELP,
         version=__version__,
         version_flags=["--version"],
+        suppress_keyboard_interrupt=False,
         help_format="markdown",
         default_parameter=settings,
         group_commands=KNOW,

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -65,6 +66,16 @@ class Course:
         return (time.monotonic() - self.began) / done * (self.steps - self.step) if done > 0 else None
 
 
+class Screen(Reporter, Protocol):
+    """A reporter that can stand aside while something else is printed."""
+
+    def aside(self, speak: Callable[[], object]) -> None:
+        """Let `speak` print, with no live line in its way."""
+
+    def settle(self) -> None:
+        """The training is over: its line is said once more, for good."""
+
+
 class Plain:
     """Reporter for logs and pipes: whole lines, few of them."""
 
@@ -97,6 +108,14 @@ class Plain:
             self.spoken = time.monotonic()
             self._say(Text(f"{what}: {base.count(done)}" + (f" of {base.count(total)}" if total else "")))
 
+    def aside(self, speak: Callable[[], object]) -> None:
+        """Lines are never in the way."""
+        speak()
+
+    def settle(self) -> None:
+        """The last step was said when it was taken."""
+        self.course = None
+
     def _say(self, words: Text) -> None:
         quietly(lambda: self.screen.print(base.visible(words.plain), soft_wrap=True))
 
@@ -123,8 +142,7 @@ class Lively:
         elif isinstance(event, Stepped) and self.course:
             self.course.add(event)
         elif isinstance(event, Finished | Failed):
-            self._say(Text.assemble(("✓ ", "good"), training_words(self.course)) if self.course else None)
-            self.course = None
+            self.settle()
         if not isinstance(event, Stepped):
             self._say(event_words(event))
 
@@ -137,6 +155,20 @@ class Lively:
             self._say(phase_words(what, done, seconds))
         else:
             self.phases[what] = (began, done, total)
+
+    def aside(self, speak: Callable[[], object]) -> None:
+        """Take the live lines away, let `speak` print, and put them back."""
+        self.live.stop()
+        try:
+            speak()
+        finally:
+            self.live.start()
+
+    def settle(self) -> None:
+        """Let the training line scroll up."""
+        if self.course:
+            self._say(base.mark("good", training_words(self.course)))
+        self.course = None
 
     def picture(self) -> RenderableType:
         """What is going on now."""
@@ -225,7 +257,7 @@ def quietly(speak: Callable[[], object]) -> None:
 
 
 @contextmanager
-def reporting() -> Iterator[Reporter]:
+def reporting() -> Iterator[Screen]:
     """The reporter that suits standard error, for the length of one verb."""
     screen = base.console(sys.stderr)
     if not screen.is_terminal or screen.is_dumb_terminal or os.environ.get("CI"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from tunesmith.app.answer import Answer, Document
+from tunesmith.app.answer import Answer, Document, document_of
 from tunesmith.app.progress import reporting
 from tunesmith.errors import UserError
 
@@ -41,10 +40,11 @@ def demo(*, json: Json = False) -> Answer:
     On the bundled model and data: checks, plans, trains, evaluates, merges, chats, and says what passed.
     Replaces runs/demo and leaves its recipe beside it, to be changed and run again.
     """
-    from tunesmith.app.demo import card, run_demo
+    from tunesmith.app.demo import run_demo
+    from tunesmith.app.render import demo as pages
 
     document = run_demo(silent=json)
-    return Answer(document, card, json, code=0 if document["passed"] else 1)
+    return Answer(document, pages.card, json, code=0 if document["passed"] else 1)
 
 
 def data_check(target: RecipeOrData, /, *, model: OptionalModel = None, json: Json = False) -> Answer:
@@ -269,14 +269,3 @@ def doctor(*, json: Json = False) -> Answer:
 
     document = diagnose()
     return Answer(document, pages.page, json, code=0 if document["ok"] else 2)
-
-
-def document_of(value: object) -> Document:
-    """The contracted document of what run.py gives."""
-    if isinstance(value, dict):
-        return value
-    if hasattr(value, "to_json"):
-        found: Document = value.to_json()
-        return found
-    assert is_dataclass(value) and not isinstance(value, type), f"{type(value).__name__} has no document"
-    return asdict(value)

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import IO, Any
 
 from rich import box
-from rich.console import Console, Group, RenderableType
-from rich.padding import Padding
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
@@ -38,6 +38,9 @@ THEME = Theme(
     }
 )
 
+# They turn the reading direction of what follows, even beyond the text they stand in.
+DIRECTIONS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
 MARKS = {"good": "✓", "warn": "!", "bad": "✗", "quiet": "·"}
 
 
@@ -53,14 +56,11 @@ def visible(text: Any, keep_newlines: bool = False) -> str:
     """Text from a file, safe for a terminal: control and direction characters become visible escapes."""
 
     def shown(char: str) -> str:
-        if char == "\n" and keep_newlines:
+        if (char == "\n" and keep_newlines) or char.isprintable():
             return char
-        if char == "\t":
-            return "    "
-        if unicodedata.category(char) in ("Cc", "Cs") or "\u202a" <= char <= "\u202e" or char == "\u2028":
-            return {"\n": "⏎", "\r": "␍"}.get(
-                char, f"\\x{ord(char):02x}" if ord(char) < 256 else f"\\u{ord(char):04x}"
-            )
+        if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp") or char in DIRECTIONS:
+            named = {"\n": "⏎", "\r": "␍", "\t": "    "}
+            return named.get(char, char.encode("unicode_escape", "surrogatepass").decode("ascii"))
         return char
 
     return "".join(map(shown, str(text)))
@@ -177,9 +177,27 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence
     return indent(made)
 
 
+class Indented:
+    """A renderable moved to the right, without trailing blanks (rich's Padding leaves them)."""
+
+    def __init__(self, what: RenderableType, by: int) -> None:
+        self.what, self.by = what, by
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
+        inner = options.update(width=max(1, options.max_width - self.by))
+        for line in screen.render_lines(self.what, inner, pad=False):
+            while line and not line[-1].text.strip():
+                line.pop()
+            if line:
+                yield Segment(" " * self.by)
+                yield from line[:-1]
+                yield Segment(line[-1].text.rstrip(), line[-1].style)
+            yield Segment.line()
+
+
 def indent(what: RenderableType, by: int = 2) -> RenderableType:
     """The same, moved to the right."""
-    return Padding(what, (0, 0, 0, by))
+    return Indented(what, by)
 
 
 def page(*parts: RenderableType | None) -> RenderableType:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -38,7 +37,7 @@ def one(method: dict[str, Any]) -> RenderableType:
     pairs.append(("defaults", Text(", ".join(able))))
     if method.get("source"):
         pairs.append(("source", Text(base.visible(method["source"]), "quiet")))
-    return Group(Padding(head, (0, 0, 0, 2)), Padding(base.facts(pairs), (0, 0, 0, 2)))
+    return Group(base.indent(head, 2), base.indent(base.facts(pairs), 2))
 
 
 def _short(value: Any) -> str:

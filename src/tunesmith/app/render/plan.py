@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -79,9 +78,9 @@ def advice(plan: dict[str, Any]) -> RenderableType | None:
         head = Text.assemble(("› ", "warn"), base.visible(item["reason"]))
         if item.get("source"):
             head.append(f"  ({base.visible(item['source'])})", "quiet")
-        lines.append(Padding(head, (0, 0, 0, 2)))
+        lines.append(base.indent(head, 2))
         for key, value in (item.get("change") or {}).items():
-            lines.append(Padding(Text(f"{key}={_yaml(value)}", "accent"), (0, 0, 0, 6)))
+            lines.append(base.indent(Text(f"{key}={_yaml(value)}", "accent"), 6))
     return Group(*lines)
 
 

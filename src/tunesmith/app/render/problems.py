@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -35,10 +34,10 @@ def problems(found: Sequence[Problem], code: str, kind: str = "bad") -> Renderab
 def _one(problem: Problem) -> list[RenderableType]:
     where, what = base.visible(problem.where), base.visible(problem.what, keep_newlines=True)
     parts: list[RenderableType] = [
-        Padding(Text.assemble((where, "strong"), "  " if where else "", what, overflow="fold"), (0, 0, 0, 2))
+        base.indent(Text.assemble((where, "strong"), "  " if where else "", what, overflow="fold"), 2)
     ]
     if problem.fix:
-        parts.append(Padding(Text(f"→ {base.visible(problem.fix)}", "accent", overflow="fold"), (0, 0, 0, 4)))
+        parts.append(base.indent(Text(f"→ {base.visible(problem.fix)}", "accent", overflow="fold"), 4))
     return parts
 
 
@@ -53,5 +52,5 @@ def interrupted(found: Sequence[Problem]) -> RenderableType:
             )
         )
         if problem.fix:
-            lines.append(Padding(Text(f"→ {base.visible(problem.fix)}", "accent"), (0, 0, 0, 4)))
+            lines.append(base.indent(Text(f"→ {base.visible(problem.fix)}", "accent"), 4))
     return Group(*lines)

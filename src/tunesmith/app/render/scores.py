@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -120,7 +119,7 @@ def _line(who: str, words: str, style: str) -> RenderableType:
     shown = base.visible(words.strip())
     if len(shown) > 240:
         shown = shown[:240] + " …"
-    return Padding(Text.assemble((f"{who:>7}  ", "key"), (shown or "(nothing)", style)), (0, 0, 0, 2))
+    return base.indent(Text.assemble((f"{who:>7}  ", "key"), (shown or "(nothing)", style)), 2)
 
 
 def trained(document: dict[str, Any], report: dict[str, Any] | None, recipe: str) -> RenderableType:

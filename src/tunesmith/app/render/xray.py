@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.padding import Padding
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -29,8 +28,8 @@ class Xray:
         coloured = screen.color_system is not None and not screen.no_color
         yield title(self.sample)
         for cut in self.sample["cut"]:
-            yield Padding(body([("cut", "".join(cut["pieces"]))], coloured), (0, 0, 0, 2))
-        yield Padding(body(stretches(self.sample), coloured), (0, 0, 0, 2))
+            yield base.indent(body([("cut", "".join(cut["pieces"]))], coloured), 2)
+        yield base.indent(body(stretches(self.sample), coloured), 2)
 
 
 def page(document: dict[str, Any], note: str = "") -> RenderableType:

@@ -1,0 +1,41 @@
+"""An export as a page: where it lies, and what its certificate says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import RenderableType
+
+from tunesmith.app.render import base, scores
+
+
+def page(document: dict[str, Any]) -> RenderableType:
+    """The document of `export`: {"run", "form", "path", "certificate"}."""
+    path = base.visible(document["path"])
+    certificate = document.get("certificate")
+    ways = {
+        "merged": [f"tunesmith chat {path}", f'AutoModelForCausalLM.from_pretrained("{path}")'],
+        "adapter": [f'PeftModel.from_pretrained(base, "{path}")'],
+    }
+    return base.page(
+        base.mark("good", f"exported: {path}"),
+        proof(certificate) if certificate else None,
+        scores.next_steps(ways.get(document.get("form", ""), [])),
+    )
+
+
+def proof(certificate: dict[str, Any]) -> RenderableType:
+    """What was compared, and how near the two are."""
+    rows: list[tuple[str, RenderableType]] = [
+        ("certificate", base.mark("good", "passed") if certificate["passed"] else base.mark("bad", "failed"))
+    ]
+    for name, key, show in (
+        ("probes", "probes", base.count),
+        ("logits differ", "max_abs_logit_difference", lambda value: f"by at most {value:.2e}"),
+        ("KL (nats)", "kl_nats", lambda value: f"{value:.2e}"),
+        ("same best token", "top1_agreement", lambda value: f"{100 * value:.4g}%"),
+        ("dtype", "dtype", str),
+    ):
+        if certificate.get(key) is not None:
+            rows.append((name, show(certificate[key])))
+    return base.facts(rows)

@@ -1,0 +1,52 @@
+"""The label X-ray as a person sees it."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from tunesmith.app.render import base, xray
+
+from .test_base import printed
+
+SAMPLE: dict[str, Any] = {
+    "address": "a.jsonl:1",
+    "ids": [1, 2, 3, 4, 5],
+    "pieces": ["<user>", "2+2=\n", "4", "<stop>", "\n"],
+    "learnt": [False, False, True, True, False],
+    "cut": [{"turn": 0, "ids": [7, 8], "pieces": ["old", " turn"]}],
+}
+DOCUMENT = {"samples": [SAMPLE], "template": {"name": "chatml", "source": ""}}
+
+
+# mutation tried: `not learnt` in stretches
+def test_learnt_and_cut_text_stand_in_brackets_without_colour() -> None:
+    out = printed(xray.page(DOCUMENT))
+    assert "⟦4<stop>⟧" in out
+    assert "⟪old turn⟫" in out
+    assert "<user>2+2=⏎\n" in out
+    assert "5 tokens: 2 learnt, 3 given, 2 cut" in out
+    assert "chatml" in out
+
+
+def test_in_a_terminal_colour_says_it() -> None:
+    file = io.StringIO()
+    screen = base.Console(file=file, theme=base.THEME, force_terminal=True, color_system="standard", width=80)
+    screen.print(xray.Xray(SAMPLE))
+    out = file.getvalue()
+    assert "⟦" not in out
+    assert "\x1b[1;32m4<stop>" in out
+
+
+def test_neighbours_of_one_kind_are_one_stretch() -> None:
+    assert xray.stretches(SAMPLE) == [("given", "<user>2+2=\n"), ("learnt", "4<stop>"), ("given", "\n")]
+
+
+def test_a_hostile_row_cannot_steer_the_terminal() -> None:
+    sample = {**SAMPLE, "pieces": ["<user>", "\x1b[2J", "\x07", "<stop>", "\n"], "address": "\x1b.jsonl:1"}
+    assert "\x1b" not in printed(xray.Xray(sample))
+    assert "\x07" not in printed(xray.Xray(sample))
+
+
+def test_no_rows_are_said() -> None:
+    assert "no rows" in printed(xray.page({**DOCUMENT, "samples": []}))

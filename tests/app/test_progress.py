@@ -1,0 +1,118 @@
+"""Live progress, in a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+
+from tunesmith.app import progress
+from tunesmith.app.render import base
+from tunesmith.events import Evaluated, Finished, Rescued, Saved, Started, Stepped
+
+
+def stepped(step: int, loss: float = 1.0) -> Stepped:
+    return Stepped(
+        step=step, loss_nats=loss, grad_norm=1.0, lr=1e-4, targets=50, tokens=1000, seconds=0.5,
+        peak_bytes=10**8, finite=math.isfinite(loss),
+    )  # fmt: skip
+
+
+def terminal(width: int = 80) -> tuple[io.StringIO, base.Console]:
+    file = io.StringIO()
+    screen = base.Console(file=file, theme=base.THEME, force_terminal=True, width=width, markup=False)
+    return file, screen
+
+
+def log() -> tuple[io.StringIO, progress.Plain]:
+    file = io.StringIO()
+    return file, progress.Plain(base.console(file))
+
+
+def test_a_log_has_the_first_and_the_last_step_and_few_between() -> None:
+    file, reporter = log()
+    reporter.event(Started(step=0, steps=500))
+    for step in range(1, 501):
+        reporter.event(stepped(step, loss=3 / step))
+    reporter.event(Finished(step=500, status="done", seconds=9.0))
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith("step 1/500")
+    assert lines[-1].startswith("step 500/500")
+    assert len(lines) < 6
+    assert "2,000 tokens/s" in lines[-1]
+
+
+def test_a_log_says_what_matters_at_once() -> None:
+    file, reporter = log()
+    reporter.event(Started(step=3, steps=9, resumed_from="checkpoints/step-00000003"))
+    reporter.event(Evaluated(step=4, loss_nats=1.5, targets=10, seconds=0.1, best=True))
+    reporter.event(Rescued(step=5, reason="loss is not finite", action="step skipped", rows=("a.jsonl:7",)))
+    reporter.event(Saved(step=5, path="x", bytes=1, seconds=0.1))
+    out = file.getvalue()
+    assert "goes on after step 3 of 9" in out
+    assert "held-out loss 1.5000" in out
+    assert "a.jsonl:7" in out
+    assert out.count("\n") == 3
+
+
+def test_a_phase_is_said_once_when_it_ends() -> None:
+    file, reporter = log()
+    for done in range(1, 101):
+        reporter.progress("reading rows.jsonl", done, 100)
+    assert file.getvalue().splitlines() == ["reading rows.jsonl: 100, 0.0 s"]
+
+
+def test_the_training_line_fits_80_columns_and_says_all() -> None:
+    course = progress.Course(Started(step=0, steps=1000))
+    for step in range(1, 400):
+        course.add(stepped(step, loss=3.0 - step / 200))
+    line = progress.training_picture(course, 80).plain
+    assert len(line) <= 80
+    for part in ("399/1000", "loss 1.0", "tok/s", "left", "█"):
+        assert part in line
+
+
+# mutation tried: appending the loss without asking `finite`
+def test_a_loss_that_is_not_finite_spoils_nothing() -> None:
+    course = progress.Course(Started(step=0, steps=10))
+    course.add(stepped(1, loss=math.nan))
+    assert "nan" not in progress.training_picture(course, 80).plain
+    course.add(stepped(2, loss=2.0))
+    assert "loss 2.000" in progress.training_words(course).plain
+
+
+def test_a_resumed_run_counts_its_pace_from_where_it_went_on() -> None:
+    course = progress.Course(Started(step=90, steps=100, resumed_from="x"))
+    assert course.seconds_left is None
+    course.began -= 10
+    course.add(stepped(95))
+    assert course.seconds_left == pytest.approx(10, abs=0.5)
+
+
+def test_a_terminal_keeps_finished_phases_and_held_out_losses() -> None:
+    file, screen = terminal()
+    reporter = progress.Lively(screen)
+    reporter.progress("reading", 10, None)
+    reporter.progress("reading", 20, 20)
+    reporter.event(Started(step=0, steps=2))
+    reporter.event(stepped(1))
+    reporter.event(Evaluated(step=1, loss_nats=0.5, targets=10, seconds=0.1, best=True))
+    out = file.getvalue()
+    assert "reading" in out
+    assert "held-out loss 0.5000" in out
+    assert reporter.phases == {}
+
+
+def test_a_closed_terminal_does_not_end_a_training() -> None:
+    file, reporter = log()
+    reporter.event(Started(step=0, steps=2))
+    file.close()
+    reporter.event(stepped(1))
+    reporter.progress("reading", 5, 5)
+
+
+def test_hostile_names_do_not_reach_the_terminal() -> None:
+    file, reporter = log()
+    reporter.progress("reading \x1b]0;owned\x07.jsonl", 1, 1)
+    assert "\x1b" not in file.getvalue()
