@@ -1,35 +1,35 @@
 """READ FIRST. The whole way on one page: recipe -> data -> model -> engine -> report.
 
-prepare   tokenizer, template, exact tokens, ledger, facts, plan     nothing heavy is loaded
-train     evaluate -> tune -> fit -> save -> evaluate -> report      one run folder
-open_model                                                           a run, a folder or a hub id, ready to answer
-evaluate · answer · export                                           on what open_model gives
+prepare     tokenizer, template, exact tokens, ledger, facts, plan: nothing heavy is loaded
+train       evaluate -> tune -> fit -> save -> evaluate -> report: one run folder
+open_model  a run, a folder or a hub id, ready to answer; then evaluate · answer · export
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import FolderError, Interrupted, Problem, TunesmithError
+from tunesmith.errors import DoesNotFitError, FolderError, ModelError, Problem, RecipeError, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, open_run, read_json, write_atomically, write_json
-from tunesmith.recipe import Model, Recipe, diff, dump, load
+from tunesmith.recipe import Full, Lora, Model, Recipe, diff, dump, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from tunesmith.data.loader import StepPlan
     from tunesmith.data.prepare import Prepared
-    from tunesmith.data.records import Message
     from tunesmith.data.template import ChatTemplate
+    from tunesmith.engine.loop import FitResult
     from tunesmith.evaluation.scores import Evaluated
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.device import Device
     from tunesmith.plan.forecast import Plan
+    from tunesmith.tuning.method import Method, TunedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,342 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A model ready to answer, evaluate or export. `recipe`, `method` and `folder` where it is a run."""
+
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    template: ChatTemplate
+    precision: str
+    recipe: Recipe | None = None
+    method: Method | None = None
+    folder: RunFolder | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `train` tells: the contracted JSON of the verb."""
+    """What `train` tells. status: done, stopped (early) or interrupted (resumable)."""
 
     run: str
     status: str
     steps: int
     report: str
+
+
+# --- before a weight is loaded ------------------------------------------------------------------------------
+
+
+def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
+    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
+    from tunesmith.data.loader import plan_steps
+    from tunesmith.data.prepare import prepare as prepare_data
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.model.facts import read_facts
+    from tunesmith.plan.device import find_device
+    from tunesmith.plan.forecast import RunShape, make_plan
+
+    reporter = reporter or Silent()
+    _check(recipe)
+    tokenizer = _tokenizer(recipe.model)
+    recipe = _with_vocabulary(recipe, len(tokenizer))
+    facts = read_facts(recipe.model)
+    template = ChatTemplate.of(tokenizer, recipe.data.template)
+    data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
+    _check_ids(data, tokenizer, facts)
+    steps = plan_steps(
+        data.train, data.weights, recipe.budget, recipe.optim.batch_tokens, recipe.seed, recipe.optim.batch_growth
+    )
+    shape = RunShape(
+        steps=len(steps),
+        tokens=int(steps.step_tokens.sum()),
+        targets=int(steps.step_targets.sum()),
+        step_tokens=int(steps.step_tokens.max()),
+        longest=data.longest,
+    )
+    device = find_device()
+    return Work(recipe, tokenizer, template, data, facts, device, steps, make_plan(recipe, facts, shape, device))
+
+
+def _check(recipe: Recipe) -> None:
+    """What no section can see by itself."""
+    problems = []
+    if recipe.model.from_config is not None and not isinstance(recipe.tuning, Full):
+        what = "a new model (from_config) has nothing worth freezing"
+        problems.append(Problem("tuning.method", what, "set tuning: {method: full}"))
+    if recipe.model.dtype == "bf16" and recipe.compute.precision == "fp32":
+        what = "bf16 weights cannot be computed with in fp32"
+        problems.append(Problem("model.dtype", what, "set compute.precision: bf16, or model.dtype: auto"))
+    if recipe.evaluation.early_stop and recipe.data.validation is None:
+        what = "there is no validation set to stop by"
+        problems.append(Problem("evaluation.early_stop", what, "set data.validation: 0.05"))
+    if problems:
+        raise RecipeError(problems)
+
+
+def _check_ids(data: Prepared, tokenizer: PreTrainedTokenizerFast, facts: ModelFacts) -> None:
+    """Every token must have a row in the embedding."""
+    largest = max(int(source.tokens.max(initial=0)) for source in data.train)
+    if largest >= facts.vocab_size:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        what = f"token {token!r} has id {largest}, the model's embedding has {facts.vocab_size} rows"
+        raise ModelError.at("model.tokenizer", what, "use the tokenizer the model was made with")
+
+
+def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
+    """A new model's embedding has a row for each token of its tokenizer."""
+    if recipe.model.from_config is None or "vocab_size" in recipe.model.from_config:
+        return recipe
+    config = {**recipe.model.from_config, "vocab_size": tokens}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"from_config": config})})
+
+
+# --- training -----------------------------------------------------------------------------------------------
+
+
+def train(
+    recipe: Recipe, *, resume: bool = False, stop_after: int | None = None, reporter: Reporter | None = None
+) -> Outcome:
+    """Carry out a recipe in its run folder, or go on where it was interrupted."""
+    reporter = reporter or Silent()
+    folder = RunFolder(Path(recipe.output))
+    if not resume:
+        folder.require_new()
+    elif folder.report.exists() and (done := read_json(folder.report))["status"] != "interrupted":
+        return Outcome(str(folder.path), done["status"], done["training"]["steps"], str(folder.report))
+    else:
+        _check_same_recipe(open_run(folder.path), recipe)
+    work = prepare(recipe, reporter)
+    if not work.plan.fits:
+        what = f"needs about {work.plan.peak_bytes / 2**30:.1f} GiB, the device has {work.device.memory_bytes / 2**30:.1f}"
+        raise DoesNotFitError.at("plan", what, "see: tunesmith plan RECIPE, for what would fit")
+    if not resume:
+        folder.create()
+    with folder.lock():
+        _write_beforehand(folder, work)
+        recording = Recording(folder.events, reporter)
+        try:
+            return _train(work, folder, stop_after, recording)
+        except TunesmithError as error:
+            problems = tuple(error.to_json()["error"]["problems"])
+            recording.event(Failed(step=0, code=error.code, problems=problems))
+            raise
+
+
+def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
+    """Name what differs from the recipe of the run. Where the folder stands may differ: runs are movable."""
+    stored = load(folder.recipe)
+    changes = [
+        Problem(key, f"was {old!r} when the run began, is {new!r} now", "resume with what it began with, or output=NEW")
+        for key, old, new in diff(stored, recipe)
+        if key not in ("output", "model.from_config.vocab_size")
+    ]
+    if changes:
+        raise RecipeError(changes)
+
+
+def _write_beforehand(folder: RunFolder, work: Work) -> None:
+    from tunesmith.engine.world import environment
+
+    write_atomically(folder.recipe, dump(work.recipe))
+    write_json(folder.plan, work.plan.to_json())
+    write_json(folder.ledger, work.data.ledger.to_json())
+    write_atomically(folder.ledger_rows, "".join(line + "\n" for line in work.data.ledger.row_lines()))
+    write_json(folder.environment, environment())
+
+
+def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Reporter) -> Outcome:
+    from tunesmith.engine.world import seed_everything
+    from tunesmith.evaluation.report import write_report
+    from tunesmith.tuning.build import build
+
+    began = time.perf_counter()
+    recipe = work.recipe
+    lm = _base_model(recipe.model, work.device, work.plan.precision, recipe.seed)
+    before = _scores(lm, work, folder, "before", reporter)
+    method = build(recipe.tuning)
+    seed_everything(recipe.seed, recipe.compute.deterministic)
+    tuned = method.prepare(lm, recipe.seed)
+    expected = method.trainable_parameters(work.facts)
+    assert tuned.trainable_count == expected, f"{tuned.trainable_count} parameters train, {expected} were planned"
+    if work.plan.checkpointing == "full":
+        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    fitted = _fit(work, folder, tuned, method, stop_after, reporter)
+    finished = fitted.status != "interrupted"
+    after = test = None
+    if finished:
+        _save(work, folder, tuned, method)
+        after = _scores(tuned.model, work, folder, "after", reporter)
+        test = _scores(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
+    write_report(
+        folder, work.recipe, before=before, after=after, test=test, ledger=work.data.ledger, plan=work.plan,
+        fit=fitted, facts=work.facts, trainable=tuned.trainable_count,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    reporter.event(Finished(step=fitted.progress.step, status=fitted.status, seconds=seconds))
+    return Outcome(str(folder.path), fitted.status, fitted.progress.step, str(folder.report))
+
+
+def _fit(
+    work: Work, folder: RunFolder, tuned: TunedModel, method: Method, stop_after: int | None, reporter: Reporter
+) -> FitResult:
+    """Hand the engine what it needs, and the held-out loss as a function."""
+    from tunesmith.engine.checkpoint import CheckpointStore
+    from tunesmith.engine.loop import fit, settings_of
+    from tunesmith.evaluation.heldout import held_out_loss
+    from tunesmith.model.load import fingerprint
+    from tunesmith.objectives.language_modelling import summed_loss
+
+    recipe, plan, validation = work.recipe, work.plan, work.data.validation
+    settings = settings_of(
+        recipe, len(work.steps), lr=plan.lr, bf16=plan.precision == "bf16", micro_tokens=plan.micro_tokens, stop_after=stop_after
+    )
+
+    def held_out() -> tuple[float, int]:
+        found = held_out_loss(tuned.model, validation, plan.micro_tokens)
+        return found.loss_nats, found.targets
+
+    return fit(
+        tuned,
+        method,
+        summed_loss,
+        work.data.train,
+        work.steps,
+        recipe,
+        settings,
+        CheckpointStore(folder.checkpoints, recipe.checkpoint.keep),
+        {"data": work.data.fingerprint, "model": fingerprint(recipe.model)},
+        reporter,
+        held_out if validation is not None and len(validation) else None,
+    )
+
+
+def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:
+    """What was trained, so that plain transformers or PEFT loads it with the tokenizer and template it was trained with."""
+    from tunesmith.model.load import DTYPES, save_model, save_tokenizer
+
+    if isinstance(work.recipe.tuning, Full):
+        save_model(tuned.model, work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision])
+    else:
+        method.save(tuned, folder.adapter)
+        save_tokenizer(work.tokenizer, work.template, folder.adapter)
+
+
+def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
+    """Evaluate once; a resumed run finds what was measured before it was interrupted. The test set is touched once."""
+    from tunesmith.evaluation.evaluate import evaluate as measure
+    from tunesmith.evaluation.scores import from_json
+
+    kept = folder.answers / f"{when}.json"
+    if kept.exists():
+        return from_json(read_json(kept))
+    wanted = work.recipe.evaluation
+    found = measure(
+        model,
+        work.tokenizer,
+        work.template,
+        held_out=work.data.test if when == "test" else work.data.validation,
+        tasks=() if when == "test" else wanted.tasks,
+        probes=() if when == "test" else wanted.probes,
+        micro_tokens=work.plan.micro_tokens,
+        reporter=reporter,
+        answers=folder.answers / f"{when}.jsonl",
+    )
+    write_json(kept, found.to_json())
+    return found
+
+
+# --- models, ready to answer --------------------------------------------------------------------------------
+
+
+def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened:
+    """A run folder (its trained model), a model folder or a hub id."""
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.plan.device import find_device
+    from tunesmith.tuning.build import build
+
+    device = find_device()
+    if not is_run(target):
+        model = Model(path=str(target), trust_remote_code=trust_remote_code)
+        tokenizer = _tokenizer(model)
+        precision = "bf16" if device.bf16 else "fp32"
+        lm = _base_model(model, device, precision, seed=0)
+        return Opened(str(target), lm, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision)
+    folder = open_run(target)
+    recipe = load(folder.recipe)
+    precision = read_json(folder.plan)["precision"]
+    tokenizer = _tokenizer(Model(path=str(target)))
+    method = build(recipe.tuning)
+    if folder.model.is_dir():
+        model = _base_model(Model(path=str(folder.model)), device, precision, recipe.seed)
+    else:
+        model = method.attach(_base_model(recipe.model, device, precision, recipe.seed), folder.adapter).eval()
+    template = ChatTemplate.of(tokenizer, recipe.data.template)
+    return Opened(str(target), model, tokenizer, template, precision, recipe, method, folder)
+
+
+def _trained(folder: RunFolder) -> Path:
+    """Where a run keeps what it trained."""
+    for path in (folder.model, folder.adapter):
+        if path.is_dir():
+            return path
+    fix = f"finish it first: tunesmith train {folder.recipe} --resume"
+    raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)
+
+
+def _tokenizer(model: Model) -> PreTrainedTokenizerFast:
+    from tunesmith.model.load import load_tokenizer
+
+    if model.tokenizer is None and model.path is not None and is_run(model.path):
+        return load_tokenizer(Model(path=str(_trained(open_run(model.path)))))
+    return load_tokenizer(model)
+
+
+def _base_model(model: Model, device: Device, precision: str, seed: int) -> PreTrainedModel:
+    """The model a recipe starts from; a run folder gives its trained model, merged."""
+    from tunesmith.model.load import DTYPES, load_model
+
+    dtype = DTYPES[precision if model.dtype == "auto" else model.dtype]
+    where = "cuda" if device.kind == "cuda" else "cpu"
+    if model.path is not None and is_run(model.path):
+        folder = open_run(model.path)
+        if _trained(folder) == folder.model:
+            return load_model(model.model_copy(update={"path": str(folder.model)}), where, dtype, seed)
+        opened = open_model(model.path, trust_remote_code=model.trust_remote_code)
+        assert opened.method is not None
+        return opened.method.merge(opened.model).to(dtype)  # type: ignore[return-value]
+    return load_model(model, where, dtype, seed)
+
+
+def evaluate(
+    target: str | Path,
+    *,
+    tasks: Sequence[Any] | None = None,
+    baseline: str | None = None,
+    answers: Path | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Score a model on tasks (default: those of its recipe), and against a baseline: the contracted JSON of `eval`."""
+    from tunesmith.evaluation.evaluate import evaluate as measure
+    from tunesmith.evaluation.forgetting import compare
+
+    def scores_of(name: str | Path) -> Evaluated:
+        opened = open_model(name)
+        work = None
+        return measure(
+            opened.model, opened.tokenizer, opened.template, held_out=work, tasks=chosen, probes=probes,
+            micro_tokens=2048, reporter=reporter or Silent(), answers=answers,
+        )  # fmt: skip
+
+    recipe = load(open_run(target).recipe) if is_run(target) else None
+    chosen = tuple(tasks) if tasks is not None else recipe.evaluation.tasks if recipe else ()
+    probes = recipe.evaluation.probes if recipe else ()
+    results = scores_of(target)
+    other = scores_of(baseline) if baseline else None
+    return {
+        "model": str(target),
+        "baseline": baseline,
+        "results": results.scores,
+        "baseline_results": other.scores if other else None,
+        "forgetting": compare(other, results, chosen) if other else {},
+    }

@@ -14,7 +14,10 @@ from tunesmith.objectives.language_modelling import summed_loss
 def _logits(model, batch):
     return model.lm_head(
         model.model(
-            input_ids=batch.input_ids, position_ids=batch.positions, use_cache=False, documents=group_documents(batch.segments)
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            documents=group_documents(batch.segments),
         ).last_hidden_state
     )
 

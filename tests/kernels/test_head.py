@@ -1,4 +1,4 @@
-"""The chunked head: loss and gradient are those of the plain cross-entropy, without the full matrix of logits."""
+"""The chunked head: loss and gradient are those of the plain cross-entropy, without all logits."""
 
 import pytest
 import torch
@@ -49,7 +49,9 @@ def test_bf16_autocast_is_no_worse_than_the_plain_bf16_path():
     exact = _plain(hidden.double(), weight.double(), targets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = head.summed_loss(hidden.requires_grad_(), weight, targets)
-        plain = torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight).float(), targets, reduction="sum")
+        plain = torch.nn.functional.cross_entropy(
+            torch.nn.functional.linear(hidden, weight).float(), targets, reduction="sum"
+        )
     assert abs(ours - exact) <= 1.1 * abs(plain - exact) + 1e-2
 
 

@@ -6,6 +6,7 @@ safetensors only: nothing is ever unpickled. Every fault is a ModelError that sa
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,12 @@ from tunesmith.recipe import Model
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from tunesmith.data.template import ChatTemplate
+
 # A name transformers has no mask for: it then builds none, and our attention takes documents instead.
 ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.packed_attention)
 
+EDGE_BYTES = 1 << 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -59,7 +63,7 @@ def load_model(
     if model.from_config is not None:
         with _said_plainly("model.from_config", "config"), torch.random.fork_rng():
             torch.manual_seed(seed)
-            loaded = AutoModelForCausalLM.from_config(_new_config(model.from_config, vocabulary), **common)
+            loaded = AutoModelForCausalLM.from_config(_new_config(model.from_config), **common)
         return loaded.to(device).eval()
     assert model.path is not None
     with _said_plainly(model.path, "weights"):
@@ -83,9 +87,9 @@ def load_model(
     return loaded.to(device).eval()
 
 
-def _new_config(values: dict[str, Any], vocabulary: int) -> PretrainedConfig:
+def _new_config(values: dict[str, Any]) -> PretrainedConfig:
     """Config of a new model: a decoder with pre-RMSNorm, SwiGLU, RoPE and no biases (note 001, point 24)."""
-    values = {"vocab_size": vocabulary, **values}
+    values = dict(values)
     return AutoConfig.for_model(values.pop("model_type", "llama"), **values)
 
 
@@ -120,22 +124,45 @@ def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
 
 
 def save_model(
-    lm: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    stop_ids: list[int],
-    folder: Path,
-    dtype: torch.dtype,
+    lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate, folder: Path, dtype: torch.dtype
 ) -> None:
     """Save weights, tokenizer, template and generation config so that plain transformers answers likewise.
 
-    `stop_ids` all become eos_token_id of generation. Trained tensors are fp32; they are rounded to `dtype` once.
+    Trained tensors are fp32; they are rounded to `dtype` once. The template's stop joins eos_token_id.
     """
     state = {name: tensor.to(dtype) for name, tensor in lm.state_dict().items()}
-    lm.generation_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
+    known = lm.generation_config.eos_token_id
+    stops = template.generation_eos([] if known is None else known if isinstance(known, list) else [known])
+    lm.generation_config.eos_token_id = stops[0] if len(stops) == 1 else stops
     before = lm.config.dtype
     lm.config.dtype = dtype
     try:
         lm.save_pretrained(folder, state_dict=state)
     finally:
         lm.config.dtype = before
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, template, folder)
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, template: ChatTemplate, folder: Path) -> None:
+    """Save the tokenizer with the template that was trained with, so that every tool renders the same tokens."""
+    before = tokenizer.chat_template
+    tokenizer.chat_template = template.source
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = before
+
+
+def fingerprint(model: Model) -> str:
+    """A hash that changes with the weights: config whole; of each weight file its name, size and both ends."""
+    digest = hashlib.sha256(repr((model.path, model.revision, model.from_config)).encode())
+    for path in sorted(Path(model.path or "").glob("*")) if model.path and Path(model.path).is_dir() else []:
+        if path.suffix not in (".json", ".safetensors"):
+            continue
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(EDGE_BYTES))
+            file.seek(max(0, size - EDGE_BYTES))
+            digest.update(file.read(EDGE_BYTES))
+    return digest.hexdigest()
