@@ -118,7 +118,7 @@ def test_a_plan_is_shown_and_told(main: Main, monkeypatch: pytest.MonkeyPatch) -
     fake(monkeypatch, "plan", lambda recipe, reporter: PLAN)
     code, out, _ = main("plan", "recipe.yaml")
     assert code == 0
-    for part in ("fits", "Test CPU", "1.0%", "weights", "±15%", "because", "data.max_length=512"):
+    for part in ("fits", "Test CPU", "(1%)", "weights", "±15%", "because", "data.max_length=512"):
         assert part in out
     code, out, _ = main("plan", "recipe.yaml", "--json")
     assert (code, json.loads(out)) == (0, PLAN)
@@ -160,7 +160,10 @@ def test_overrides_reach_the_recipe(main: Main, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("json_flag", [[], ["--json"]], ids=["page", "json"])
-def test_all_problems_of_a_recipe_are_told_together(main: Main, json_flag: list[str]) -> None:
+def test_all_problems_of_a_recipe_are_told_together(
+    main: Main, json_flag: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(monkeypatch, "plan", lambda recipe, reporter: pytest.fail("a wrong recipe must not be planned"))
     code, out, err = main("plan", "recipe.yaml", "optm.lr=1", "data.max_lenght=5", *json_flag)
     assert code == 2
     told = out if json_flag else err

@@ -60,7 +60,7 @@ def test_a_phase_is_said_once_when_it_ends() -> None:
     file, reporter = log()
     for done in range(1, 101):
         reporter.progress("reading rows.jsonl", done, 100)
-    assert file.getvalue().splitlines() == ["reading rows.jsonl: 100, 0.0 s"]
+    assert file.getvalue().splitlines() == ["reading rows.jsonl: 0.0 s"]
 
 
 def test_the_training_line_fits_80_columns_and_says_all() -> None:

@@ -83,8 +83,8 @@ def check_data(stage: Stage, recipe: Recipe) -> None:
     """1: every row can be read."""
     with reporting() as reporter:
         found = document_of(run.check(recipe, reporter=reporter))
-    stage.say(data.check_summary(found))
-    stage.close(data.check_words(found), passed=not data.errors(found))
+    stage.say(base.page(data.files(found["files"]), data.findings(found["findings"])))
+    stage.close(data.check_words(found), passed=found["ok"])
 
 
 def show_labels(stage: Stage, recipe: Recipe) -> None:

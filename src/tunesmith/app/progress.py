@@ -103,10 +103,10 @@ class Plain:
         began = self.phases.setdefault(what, time.monotonic())
         if total is not None and done >= total:
             del self.phases[what]
-            self._say(Text(f"{what}: {base.count(done)}, {base.duration(time.monotonic() - began)}"))
+            self._say(Text(f"{what}: {base.duration(time.monotonic() - began)}"))
         elif time.monotonic() - max(self.spoken, began) >= QUIET_SECONDS:
             self.spoken = time.monotonic()
-            self._say(Text(f"{what}: {base.count(done)}" + (f" of {base.count(total)}" if total else "")))
+            self._say(Text(f"{what}: {100 * done // total}%" if total else f"{what} ..."))
 
     def aside(self, speak: Callable[[], object]) -> None:
         """Lines are never in the way."""
@@ -152,7 +152,7 @@ class Lively:
         if total is not None and done >= total:
             self.phases.pop(what, None)
             seconds = time.monotonic() - began
-            self._say(phase_words(what, done, seconds))
+            self._say(phase_words(what, seconds))
         else:
             self.phases[what] = (began, done, total)
 
@@ -213,22 +213,19 @@ def training_picture(course: Course, width: int) -> Text:
 def doing_words(what: str, done: int, total: int | None, seconds: float) -> Text:
     """A phase that goes on."""
     line = Text("  ")
-    line.append(base.visible(what).ljust(30) + " ")
+    line.append(base.short(base.visible(what), 40).ljust(40) + " ")
     if total:
         room = 20
         full = min(room, round(room * done / total))
         line.append("━" * full, "accent").append("━" * (room - full), "quiet")
-        line.append(f"  {base.count(done)}/{base.count(total)}")
-    elif done:
-        line.append(base.count(done))
+        line.append(f" {100 * done // total:3d}%")
     return line.append(f"  {base.duration(seconds)}", "quiet")
 
 
-def phase_words(what: str, done: int, seconds: float) -> Text:
+def phase_words(what: str, seconds: float) -> Text:
     """A phase that ended."""
-    line = Text.assemble(("✓ ", "good"), base.visible(what).ljust(38))
-    line.append(f"{base.count(done) if done > 1 else '':>9}")
-    return line.append(f"{base.duration(seconds):>12}", "quiet")
+    line = Text.assemble(("✓ ", "good"), base.short(base.visible(what), 58).ljust(58))
+    return line.append(f"{base.duration(seconds):>10}", "quiet")
 
 
 def event_words(event: Event) -> Text | None:

@@ -56,7 +56,8 @@ def data_check(target: RecipeOrData, /, *, model: OptionalModel = None, json: Js
     recipe = recipe_of(target, model, model_needed=False)
     with reporting() as reporter:
         found = run.check(recipe, reporter=reporter)
-    return Answer(document_of(found), lambda document: data.check_page(document, target), json)
+    document = document_of(found)
+    return Answer(document, lambda it: data.check_page(it, target), json, code=0 if document["ok"] else 2)
 
 
 def data_show(

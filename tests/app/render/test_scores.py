@@ -21,9 +21,8 @@ def test_a_finished_training_tells_gain_time_and_what_next() -> None:
 
 def test_every_verdict_has_words() -> None:
     item = {"before": 0.5, "after": 0.4, "change": -0.1, "ci95": [-0.2, 0.1]}
-    found = {
-        verdict: {**item, "verdict": verdict} for verdict in ("gain", "loss", "within_margin", "cannot_tell")
-    }
+    verdicts = ("gain", "loss", "within_margin", "cannot_tell")
+    found = {verdict: {**item, "verdict": verdict} for verdict in verdicts}
     out = printed(scores.forgetting(found))
     for words in ("gain", "loss", "no change", "cannot tell"):
         assert words in out

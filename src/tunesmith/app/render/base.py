@@ -66,6 +66,14 @@ def visible(text: Any, keep_newlines: bool = False) -> str:
     return "".join(map(shown, str(text)))
 
 
+def short(text: str, width: int) -> str:
+    """`text` in at most `width` characters; what is left out is left out of the middle."""
+    if len(text) <= width:
+        return text
+    head = min(text.find(" ") + 1, width // 3)
+    return text[:head] + "…" + text[len(text) - (width - head - 1) :]
+
+
 def count(value: float | None) -> str:
     """A whole number with separators, or a dash."""
     return "–" if value is None else f"{int(value):,}"
@@ -132,10 +140,11 @@ def sparkline(values: Sequence[float], width: int) -> str:
         return ""
     columns = min(width, len(finite))
     bounds = [round(i * len(finite) / columns) for i in range(columns + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(bounds)]
-    low, high = min(means), max(means)
-    blocks = "▁▂▃▄▅▆▇█"
-    return "".join(blocks[round((m - low) / (high - low) * 7)] if high > low else blocks[0] for m in means)
+    means = [sum(value / (b - a) for value in finite[a:b]) for a, b in pairwise(bounds)]
+    low, span = min(means), max(means) - min(means)
+    if not 0 < span < math.inf:
+        return "▁" * columns
+    return "".join("▁▂▃▄▅▆▇█"[round((mean - low) / span * 7)] for mean in means)
 
 
 def bar(part: float, whole: float, width: int) -> str:

@@ -16,6 +16,8 @@ from tunesmith.app.render import base
 
 FATES = ("whole", "shortened", "split", "expanded", "dropped", "not_read")
 BAR = 30
+EXAMPLES = 3
+SIGNS = {"error": "bad", "warning": "warn", "note": "quiet"}
 
 
 def ledger(document: dict[str, Any]) -> RenderableType:
@@ -73,22 +75,102 @@ def _fate(fate: str, rows: int) -> Text:
     return Text(base.count(rows), style)
 
 
-def histogram(bins: list[tuple[str, int]]) -> RenderableType:
-    """Counts as bars."""
-    largest = max((n for _, n in bins), default=0)
-    rows = [(name, base.count(n), Text(base.bar(n, largest, BAR), "accent")) for name, n in bins]
-    return base.table(["tokens", "rows", ""], rows, right=[0, 1])
+def check_page(document: dict[str, Any], note: str = "") -> RenderableType:
+    """The document of `data check`: files, findings with the grave first, lengths, and the verdict."""
+    return base.page(
+        base.heading("data check", note),
+        files(document["files"]),
+        findings(document["findings"]),
+        lengths(document["lengths"]) if document["lengths"]["count"] else None,
+        base.mark("good" if document["ok"] else "bad", check_words(document)),
+    )
 
 
-def finding(kind: str, title: str, detail: str, fix: str, examples: list[str]) -> RenderableType:
-    """One finding of the check: what, how often, where for example, and what to do."""
-    lines: list[RenderableType] = [
-        base.mark(kind, Text.assemble((title, "strong"), f"  {detail}" if detail else ""))
+def files(found: list[dict[str, Any]]) -> RenderableType:
+    """What each file is, and how many of its rows are good."""
+    rows = [
+        (
+            Text(base.visible(name), "strong"),
+            file["use"],
+            file["format"] or "–",
+            base.count(file["rows"]),
+            Text(base.count(file["bad_rows"]), "bad" if file["bad_rows"] else "quiet"),
+        )
+        for name, file in zip(short_names([file["path"] for file in found]), found)
     ]
-    if examples:
-        shown = ", ".join(base.visible(example) for example in examples[:4])
-        more = f" and {len(examples) - 4} more" if len(examples) > 4 else ""
-        lines.append(base.indent(Text(shown + more, "quiet"), 2))
-    if fix:
-        lines.append(base.indent(Text(f"→ {base.visible(fix)}", "accent"), 2))
-    return base.indent(Group(*lines))
+    return base.table(["file", "use", "format", "rows", "bad"], rows, right=[3, 4])
+
+
+def findings(found: list[dict[str, Any]]) -> RenderableType | None:
+    """What is wrong or odd: how often, where for example, and what to do."""
+    if not found:
+        return None
+    blocks: list[RenderableType] = []
+    for item in found:
+        title = base.visible(item["rule"]).replace("_", " ")
+        count = f"  {base.count(item['count'])}" + (" row" if item["count"] == 1 else " rows")
+        blocks.append(base.mark(SIGNS[item["severity"]], Text.assemble((title, "strong"), (count, "quiet"))))
+        for example in item["examples"][:EXAMPLES]:
+            words = Text.assemble(
+                (base.visible(example["where"]), "accent"), "  ", base.visible(example["what"])
+            )
+            blocks.append(base.indent(words, 4))
+        blocks.append(base.indent(Text(f"→ {base.visible(item['fix'])}", "quiet"), 4))
+    return base.indent(Group(*blocks))
+
+
+def check_words(document: dict[str, Any]) -> str:
+    """The check in a line: 1,204 rows in 7 files, 4 formats; 3 findings to look at."""
+    found = document["findings"]
+    bad = sum(item["count"] for item in found if item["severity"] == "error")
+    odd = sum(1 for item in found if item["severity"] == "warning")
+    words = f"{base.count(document['rows'])} rows in {len(document['files'])} file"
+    words += "s" if len(document["files"]) != 1 else ""
+    if len(document["formats"]) > 1:
+        words += f", {len(document['formats'])} formats"
+    if not document["ok"]:
+        return f"{words}; a run would stop: {base.count(bad)} of them must be mended"
+    return f"{words}, all readable" + (f"; {odd} thing{'s' * (odd != 1)} to look at" if odd else "")
+
+
+def stats_page(document: dict[str, Any], note: str = "") -> RenderableType:
+    """The document of `data stats`: lengths, sources with their share, the ledger."""
+    book = document["ledger"]
+    rows = [
+        (
+            Text(base.visible(name), "strong"),
+            base.count(source["samples"]),
+            base.count(source["tokens"]),
+            base.count(source["targets"]),
+            f"{100 * source['share']:.0f}%",
+            "–" if source["weight"] is None else f"{source['weight']:g}",
+        )
+        for name, source in zip(short_names([s["path"] for s in document["sources"]]), document["sources"])
+    ]
+    columns = ["train source", "samples", "tokens", "learnt", "size", "weight"]
+    return base.page(
+        base.heading("data stats", note),
+        base.table(columns, rows, right=range(1, 6)),
+        splits(book),
+        lengths(document["lengths"]["train"]),
+        ledger(book),
+        reasons(book),
+    )
+
+
+def lengths(found: dict[str, Any]) -> RenderableType:
+    """How long samples are: quantiles in a line, a histogram by powers of two."""
+    largest = max((item["count"] for item in found["histogram"]), default=0)
+    rows = [
+        (
+            f"{item['from']:,} – {item['to']:,}",
+            base.count(item["count"]),
+            Text(base.bar(item["count"], largest, BAR), "accent"),
+        )
+        for item in found["histogram"]
+    ]
+    words = f"shortest {found['min']:,}, half up to {found['median']:,}, "
+    words += f"95% up to {found['p95']:,}, longest {found['max']:,}"
+    return Group(
+        base.table([found["unit"], "samples", ""], rows, right=[0, 1]), base.indent(Text(words, "quiet"))
+    )
