@@ -149,8 +149,8 @@ class ControlGuard:
         neutral = self._neutral(found)
         tokens = coder.encode(neutral.private)
         expected = self._plain.encode(inert_text)
-        wanted = expected.ids[self._plain.controls(expected)].tolist()
-        return (coder, neutral, tokens) if self._template_controls(coder, neutral, tokens) == wanted else None
+        wanted = expected.ids[expected.controls].tolist()
+        return (coder, neutral, tokens) if self._template_controls(neutral, tokens) == wanted else None
 
     def _neutral(self, found: Sequence[Segment]) -> Neutral:
         """Give the template's control texts, and an assistant's that are not special, private names."""
@@ -180,11 +180,11 @@ class ControlGuard:
                 at = found.end()
         yield segment.text[at:], False
 
-    def _template_controls(self, coder: Coder, neutral: Neutral, tokens: Tokens) -> list[int] | None:
+    def _template_controls(self, neutral: Neutral, tokens: Tokens) -> list[int] | None:
         """Control ids that the template wrote, in order; None where a content holds one it must not."""
         found = []
-        for index in coder.controls(tokens).tolist():
-            start, id = int(tokens.starts[index]), int(tokens.ids[index])
+        for index in tokens.controls:
+            start, id = tokens.span(index)[0], int(tokens.ids[index])
             role = next((role for first, end, role in neutral.written if first <= start < end), None)
             if role is None:
                 found.append(id)

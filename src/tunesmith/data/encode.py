@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy import ndarray
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import AddedToken, Encoding, Tokenizer
 
 # What text is put before a piece, so that a tokenizer which writes a space before its first word does not.
 _ANCHORS = ("\n", "a", "。", "0")
@@ -23,24 +23,63 @@ _CACHED_LEFTS = 4096
 _MARKUP = re.compile(r"[<>\[\]{}|｜]")
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Tokens:
-    """Ids and the characters [start, end) of the text that each stands for."""
+    """Ids, and the characters [start, end) of the text that each stands for, worked out when asked for."""
 
-    ids: ndarray  # Int32[ndarray, "T"]
-    starts: ndarray  # Int64[ndarray, "T"]
-    ends: ndarray  # Int64[ndarray, "T"]
+    __slots__ = ("_encoding", "_ends", "_starts", "controls", "ids")
+
+    def __init__(
+        self,
+        ids: ndarray,
+        controls: list[int],
+        encoding: Encoding | None = None,
+        places: tuple[ndarray, ndarray] | None = None,
+    ) -> None:
+        """`controls` are the indices of control tokens; give an encoding or the places themselves."""
+        self.ids, self.controls = ids, controls
+        self._encoding = encoding
+        self._starts: ndarray | None = places[0] if places else None
+        self._ends: ndarray | None = places[1] if places else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def first_ending_at(self, place: int) -> int:
-        """Index of the first token that reaches character `place`; len(self) if none does."""
-        return int(np.searchsorted(self.ends, place, side="left"))
+    def span(self, index: int) -> tuple[int, int]:
+        """Characters [start, end) of one token; cheap, where `starts` and `ends` are not."""
+        if self._encoding is not None:
+            start, end = self._encoding.token_to_chars(index) or (0, 0)
+            return start, end
+        return int(self.starts[index]), int(self.ends[index])
+
+    @property
+    def starts(self) -> ndarray:
+        """Int64[ndarray, "T"], first character of each token."""
+        return self._places()[0]
+
+    @property
+    def ends(self) -> ndarray:
+        """Int64[ndarray, "T"], one past the last character of each token; never falls."""
+        return self._places()[1]
+
+    def _places(self) -> tuple[ndarray, ndarray]:
+        if self._starts is None or self._ends is None:
+            assert self._encoding is not None
+            offsets = np.array(self._encoding.offsets, np.int64).reshape(-1, 2)
+            self._starts, self._ends = offsets[:, 0], np.maximum.accumulate(offsets[:, 1])
+        return self._starts, self._ends
 
     def first_starting_at(self, place: int) -> int:
         """Index of the first token at or after character `place`; len(self) if none is."""
         return int(np.searchsorted(self.starts, place, side="left"))
+
+    def last_control_before(self, place: int) -> int:
+        """Index of the last control token that begins before character `place`; -1 if none does."""
+        return next((index for index in reversed(self.controls) if self.span(index)[0] < place), -1)
+
+    def control_reaching(self, place: int) -> int:
+        """Index of the first control token that ends at or after `place`; len(self) if none does."""
+        return next((index for index in self.controls if self.span(index)[1] >= place), len(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +131,13 @@ class Coder:
         self.settle()
         encoding = self._backend.encode(text, add_special_tokens=False)
         ids = np.array(encoding.ids, np.int32)
-        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
-        return Tokens(
-            ids if self._renamed is None else self._renamed[ids],
-            offsets[:, 0],
-            np.maximum.accumulate(offsets[:, 1]),
-        )
+        if self._renamed is not None:
+            ids = self._renamed[ids]
+        return Tokens(ids, self._controls(ids), encoding)
+
+    def _controls(self, ids: ndarray) -> list[int]:
+        found: list[int] = np.flatnonzero(self._is_control[ids]).tolist()
+        return found
 
     def settle(self) -> None:
         """Switch off what others who pad or cut leave switched on in the shared backend."""
@@ -109,32 +149,24 @@ class Coder:
         if backend.encode_special_tokens:
             backend.encode_special_tokens = False
 
-    def controls(self, tokens: Tokens) -> ndarray:
-        """Indices of control tokens."""
-        return np.flatnonzero(self._is_control[tokens.ids])
-
     def border(self, text: str, tokens: Tokens, place: int) -> tuple[Tokens, int]:
         """Index of the first token after character `place`; what stands before is as if it stood alone.
 
         Where a token reaches over the place, or the left side alone encodes otherwise, the stretch between
         the control tokens around it is encoded in two pieces, as inference does: prompt, then answer.
         """
-        controls = self.controls(tokens)
-        before = controls[tokens.starts[controls] < place]
-        last = int(before[-1]) if len(before) else -1
-        edge = int(tokens.ends[last]) if last >= 0 else 0
+        last = tokens.last_control_before(place)
+        head_start, edge = tokens.span(last) if last >= 0 else (0, 0)
         if last >= 0 and edge >= place:
             return tokens, last + 1
-        head = text[int(tokens.starts[last]) : edge] if last >= 0 else ""
-        left = self._left(head, text[edge:place])
+        left = self._left(text[head_start:edge], text[edge:place])
         index = last + 1 + len(left)
         same = index <= len(tokens) and tokens.ids[last + 1 : index].tolist() == left
-        meets_left = index == 0 or (index <= len(tokens) and tokens.ends[index - 1] <= place)
-        meets_right = index >= len(tokens) or tokens.starts[index] >= place
+        meets_left = index == 0 or (same and tokens.span(index - 1)[1] <= place)
+        meets_right = index >= len(tokens) or tokens.span(index)[0] >= place
         if same and meets_left and meets_right:
             return tokens, index
-        after = controls[tokens.starts[controls] >= place]
-        following = int(after[0]) if len(after) else len(tokens)
+        following = next((index for index in tokens.controls if tokens.span(index)[0] >= place), len(tokens))
         return self._apart(text, tokens, (last + 1, following), (edge, place), left), index
 
     def _apart(
@@ -143,18 +175,18 @@ class Coder:
         """Put separately encoded pieces where one stretch was encoded in one go."""
         first, following = stretch
         edge, place = places
-        end = int(tokens.starts[following]) if following < len(tokens) else len(text)
+        end = tokens.span(following)[0] if following < len(tokens) else len(text)
         right = self.continuation(text[place:end])
 
-        def joined(mine: ndarray, left_value: int | ndarray, right_values: ndarray) -> ndarray:
-            lefts = np.full(len(left), left_value, mine.dtype) if isinstance(left_value, int) else left_value
-            return np.concatenate([mine[:first], lefts, right_values.astype(mine.dtype), mine[following:]])
+        def joined(mine: ndarray, lefts: list[int], rights: ndarray) -> ndarray:
+            return np.concatenate(
+                [mine[:first], np.array(lefts, mine.dtype), rights.astype(mine.dtype), mine[following:]]
+            )
 
-        return Tokens(
-            joined(tokens.ids, np.array(left, np.int32), right.ids),
-            joined(tokens.starts, edge, right.starts + place),
-            joined(tokens.ends, place, right.ends + place),
-        )
+        ids = joined(tokens.ids, left, right.ids)
+        starts = joined(tokens.starts, [edge] * len(left), right.starts + place)
+        ends = joined(tokens.ends, [place] * len(left), right.ends + place)
+        return Tokens(ids, self._controls(ids), places=(starts, ends))
 
     def _left(self, head: str, stretch: str) -> list[int]:
         """Ids of `stretch` where it follows the control token `head` and nothing follows it."""
@@ -178,7 +210,8 @@ class Coder:
             cut = len(alone)
             if together.ids[:cut].tolist() == alone.ids.tolist() and together.ends[cut - 1] <= len(anchor):
                 shift = len(anchor)
-                return Tokens(together.ids[cut:], together.starts[cut:] - shift, together.ends[cut:] - shift)
+                places = (together.starts[cut:] - shift, together.ends[cut:] - shift)
+                return Tokens(together.ids[cut:], [], places=places)
         return self.encode(stretch)
 
     def _writes_a_prefix(self) -> bool:

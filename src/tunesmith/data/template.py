@@ -284,7 +284,7 @@ class ChatTemplate:
         coder, tokens, private, place = self.coder, None, text, _same
         if not has_control(turns, self._pattern):
             tokens = coder.encode(text)
-            if tokens.ids[coder.controls(tokens)].tolist() != self._controls_around(turns, kind, write):
+            if tokens.ids[tokens.controls].tolist() != self._controls_around(turns, kind, write):
                 tokens = None  # a normaliser made a control token of something else
         if tokens is None:
             guarded = self._guard.encode(text, turns, write)
@@ -298,7 +298,7 @@ class ChatTemplate:
         for answer in answers:
             tokens, first = coder.border(private, tokens, place(answer.start))
             learnt.append((first, place(answer.end)))
-        spans = tuple((first, tokens.first_ending_at(end)) for first, end in learnt)
+        spans = tuple((first, tokens.control_reaching(end)) for first, end in learnt)
         if any(last >= len(tokens) or tokens.ids[last] != self.stop.id for _, last in spans):
             raise Refused("no_stop", f"{self.stop.text!r} does not stand after the answer as one token")
         return Encoded(tokens, spans, place)
@@ -309,7 +309,7 @@ class ChatTemplate:
         known = self._expected.get(shape)
         if known is None:
             tokens = self.coder.encode(write(inert(turns, "0000q")[0]))
-            known = tokens.ids[self.coder.controls(tokens)].tolist()
+            known = tokens.ids[tokens.controls].tolist()
             self._expected[shape] = known
         return known
 
@@ -320,12 +320,11 @@ class ChatTemplate:
             raise Refused("content_lost", "does not write the answer as it is")
         tail = text[text.rindex(content) + len(content) :]
         tokens = self.coder.encode(tail)
-        controls = self.coder.controls(tokens)
-        if not len(controls):
+        if not tokens.controls:
             written = f"only {tail!r}, which is not a token of this tokenizer" if tail.strip() else "nothing"
             raise Refused("no_stop", f"ends an answer with {written}: a model could never learn to stop")
-        first = controls[0]
-        start, end = int(tokens.starts[first]), int(tokens.ends[first])
+        first = tokens.controls[0]
+        start, end = tokens.span(first)
         stop_text = tail[start:end].strip()
         return Stop(
             int(tokens.ids[first]), stop_text, tail, start + tail[start:].index(stop_text) + len(stop_text)
