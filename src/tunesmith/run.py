@@ -1,25 +1,26 @@
 """READ FIRST. The whole way on one page: recipe -> data -> model -> engine -> report.
 
-prepare     tokenizer, template, exact tokens, ledger, facts, plan: nothing heavy is loaded
-train       evaluate -> tune -> fit -> save -> evaluate -> report: one run folder
-open_model  a run, a folder or a hub id, ready to answer; then evaluate · answer · export
+prepare                    tokenizer, template, exact tokens, ledger, facts, plan: no weight is loaded
+plan, show, stats, check   what is known by then, for a person to look at
+train                      evaluate -> tune -> fit -> save -> evaluate -> report: one run folder
+open_model, evaluate, answer, export   in opened.py: what a finished run (or any model) is good for
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DoesNotFitError, FolderError, ModelError, Problem, RecipeError, TunesmithError
+from tunesmith.errors import DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, is_run, open_run, read_json, write_atomically, write_json
-from tunesmith.recipe import Full, Lora, Model, Recipe, diff, dump, load
+from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
+from tunesmith.opened import Opened, answer, base_model, evaluate, export, open_model, tokenizer_of
+from tunesmith.recipe import Full, Recipe, diff, dump, load
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from tunesmith.data.loader import StepPlan
     from tunesmith.data.prepare import Prepared
@@ -30,6 +31,23 @@ if TYPE_CHECKING:
     from tunesmith.plan.device import Device
     from tunesmith.plan.forecast import Plan
     from tunesmith.tuning.method import Method, TunedModel
+
+
+__all__ = [
+    "Opened",
+    "Outcome",
+    "Work",
+    "answer",
+    "check",
+    "evaluate",
+    "export",
+    "open_model",
+    "plan",
+    "prepare",
+    "show",
+    "stats",
+    "train",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +62,6 @@ class Work:
     device: Device
     steps: StepPlan
     plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A model ready to answer, evaluate or export. `recipe`, `method` and `folder` where it is a run."""
-
-    name: str
-    model: Any
-    tokenizer: PreTrainedTokenizerFast
-    template: ChatTemplate
-    precision: str
-    recipe: Recipe | None = None
-    method: Method | None = None
-    folder: RunFolder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +81,24 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
-    from tunesmith.data.template import ChatTemplate
     from tunesmith.model.facts import read_facts
     from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
 
     reporter = reporter or Silent()
     _check(recipe)
-    tokenizer = _tokenizer(recipe.model)
+    tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts = read_facts(recipe.model)
-    template = ChatTemplate.of(tokenizer, recipe.data.template)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     _check_ids(data, tokenizer, facts)
     steps = plan_steps(
-        data.train, data.weights, recipe.budget, recipe.optim.batch_tokens, recipe.seed, recipe.optim.batch_growth
+        data.train,
+        data.weights,
+        recipe.budget,
+        recipe.optim.batch_tokens,
+        recipe.seed,
+        recipe.optim.batch_growth,
     )
     shape = RunShape(
         steps=len(steps),
@@ -100,8 +107,11 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
         step_tokens=int(steps.step_tokens.max()),
         longest=data.longest,
     )
+    data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
     device = find_device()
-    return Work(recipe, tokenizer, template, data, facts, device, steps, make_plan(recipe, facts, shape, device))
+    return Work(
+        recipe, tokenizer, template, data, facts, device, steps, make_plan(recipe, facts, shape, device)
+    )
 
 
 def _check(recipe: Recipe) -> None:
@@ -137,6 +147,47 @@ def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"from_config": config})})
 
 
+def plan(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+    """The forecast of a run: the contracted JSON of the verb."""
+    return prepare(recipe, reporter).plan.to_json()
+
+
+def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Lengths and ledger of a recipe's data."""
+    from tunesmith.data.prepare import prepare as prepare_data
+    from tunesmith.data.stats import stats as describe
+
+    tokenizer, template = _words(recipe)
+    return describe(prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter))
+
+
+def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dict[str, Any]:
+    """The label X-ray of the first rows: the contracted JSON of `data show`."""
+    from tunesmith.data.show import show as xray
+
+    tokenizer, template = _words(recipe)
+    return xray(recipe.data, recipe.objective, tokenizer, template, rows)
+
+
+def check(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+    """What is wrong or suspicious in a recipe's data; exact tokens where its tokenizer is at hand."""
+    from tunesmith.data.check import check as examine
+
+    try:
+        template = _words(recipe)[1]
+    except ModelError:
+        template = None
+    return examine(recipe.data, objective=recipe.objective, template=template, reporter=reporter).to_json()
+
+
+def _words(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
+    """The tokenizer and the template of a recipe."""
+    from tunesmith.data.template import ChatTemplate
+
+    tokenizer = tokenizer_of(recipe.model)
+    return tokenizer, ChatTemplate.of(tokenizer, recipe.data.template)
+
+
 # --- training -----------------------------------------------------------------------------------------------
 
 
@@ -154,7 +205,8 @@ def train(
         _check_same_recipe(open_run(folder.path), recipe)
     work = prepare(recipe, reporter)
     if not work.plan.fits:
-        what = f"needs about {work.plan.peak_bytes / 2**30:.1f} GiB, the device has {work.device.memory_bytes / 2**30:.1f}"
+        needed, there = work.plan.peak_bytes / 2**30, work.device.memory_bytes / 2**30
+        what = f"needs about {needed:.1f} GiB, the device has {there:.1f}"
         raise DoesNotFitError.at("plan", what, "see: tunesmith plan RECIPE, for what would fit")
     if not resume:
         folder.create()
@@ -173,7 +225,11 @@ def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
     """Name what differs from the recipe of the run. Where the folder stands may differ: runs are movable."""
     stored = load(folder.recipe)
     changes = [
-        Problem(key, f"was {old!r} when the run began, is {new!r} now", "resume with what it began with, or output=NEW")
+        Problem(
+            key,
+            f"was {old!r} when the run began, is {new!r} now",
+            "resume with what it began with, or output=NEW",
+        )
         for key, old, new in diff(stored, recipe)
         if key not in ("output", "model.from_config.vocab_size")
     ]
@@ -198,13 +254,15 @@ def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Repo
 
     began = time.perf_counter()
     recipe = work.recipe
-    lm = _base_model(recipe.model, work.device, work.plan.precision, recipe.seed)
+    lm = base_model(recipe.model, work.device, work.plan.precision, recipe.seed)
     before = _scores(lm, work, folder, "before", reporter)
     method = build(recipe.tuning)
     seed_everything(recipe.seed, recipe.compute.deterministic)
     tuned = method.prepare(lm, recipe.seed)
     expected = method.trainable_parameters(work.facts)
-    assert tuned.trainable_count == expected, f"{tuned.trainable_count} parameters train, {expected} were planned"
+    assert tuned.trainable_count == expected, (
+        f"{tuned.trainable_count} parameters train, {expected} were planned"
+    )
     if work.plan.checkpointing == "full":
         lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     fitted = _fit(work, folder, tuned, method, stop_after, reporter)
@@ -224,7 +282,12 @@ def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Repo
 
 
 def _fit(
-    work: Work, folder: RunFolder, tuned: TunedModel, method: Method, stop_after: int | None, reporter: Reporter
+    work: Work,
+    folder: RunFolder,
+    tuned: TunedModel,
+    method: Method,
+    stop_after: int | None,
+    reporter: Reporter,
 ) -> FitResult:
     """Hand the engine what it needs, and the held-out loss as a function."""
     from tunesmith.engine.checkpoint import CheckpointStore
@@ -235,12 +298,18 @@ def _fit(
 
     recipe, plan, validation = work.recipe, work.plan, work.data.validation
     settings = settings_of(
-        recipe, len(work.steps), lr=plan.lr, bf16=plan.precision == "bf16", micro_tokens=plan.micro_tokens, stop_after=stop_after
+        recipe,
+        len(work.steps),
+        lr=plan.lr,
+        bf16=plan.precision == "bf16",
+        micro_tokens=plan.micro_tokens,
+        stop_after=stop_after,
     )
 
     def held_out() -> tuple[float, int]:
+        assert validation is not None
         found = held_out_loss(tuned.model, validation, plan.micro_tokens)
-        return found.loss_nats, found.targets
+        return found.loss_nats, sum(found.targets)
 
     return fit(
         tuned,
@@ -258,18 +327,19 @@ def _fit(
 
 
 def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:
-    """What was trained, so that plain transformers or PEFT loads it with the tokenizer and template it was trained with."""
+    """What was trained, with its tokenizer and template, so that plain transformers or PEFT loads it."""
+    from tunesmith.model.forward import causal_lm
     from tunesmith.model.load import DTYPES, save_model, save_tokenizer
 
     if isinstance(work.recipe.tuning, Full):
-        save_model(tuned.model, work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision])
+        save_model(causal_lm(tuned.model), work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision])
     else:
         method.save(tuned, folder.adapter)
         save_tokenizer(work.tokenizer, work.template, folder.adapter)
 
 
 def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
-    """Evaluate once; a resumed run finds what was measured before it was interrupted. The test set is touched once."""
+    """Evaluate once: a resumed run finds what was measured before; the test set is touched once."""
     from tunesmith.evaluation.evaluate import evaluate as measure
     from tunesmith.evaluation.scores import from_json
 
@@ -287,102 +357,7 @@ def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Repo
         micro_tokens=work.plan.micro_tokens,
         reporter=reporter,
         answers=folder.answers / f"{when}.jsonl",
+        max_length=work.recipe.data.max_length,
     )
     write_json(kept, found.to_json())
     return found
-
-
-# --- models, ready to answer --------------------------------------------------------------------------------
-
-
-def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened:
-    """A run folder (its trained model), a model folder or a hub id."""
-    from tunesmith.data.template import ChatTemplate
-    from tunesmith.plan.device import find_device
-    from tunesmith.tuning.build import build
-
-    device = find_device()
-    if not is_run(target):
-        model = Model(path=str(target), trust_remote_code=trust_remote_code)
-        tokenizer = _tokenizer(model)
-        precision = "bf16" if device.bf16 else "fp32"
-        lm = _base_model(model, device, precision, seed=0)
-        return Opened(str(target), lm, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision)
-    folder = open_run(target)
-    recipe = load(folder.recipe)
-    precision = read_json(folder.plan)["precision"]
-    tokenizer = _tokenizer(Model(path=str(target)))
-    method = build(recipe.tuning)
-    if folder.model.is_dir():
-        model = _base_model(Model(path=str(folder.model)), device, precision, recipe.seed)
-    else:
-        model = method.attach(_base_model(recipe.model, device, precision, recipe.seed), folder.adapter).eval()
-    template = ChatTemplate.of(tokenizer, recipe.data.template)
-    return Opened(str(target), model, tokenizer, template, precision, recipe, method, folder)
-
-
-def _trained(folder: RunFolder) -> Path:
-    """Where a run keeps what it trained."""
-    for path in (folder.model, folder.adapter):
-        if path.is_dir():
-            return path
-    fix = f"finish it first: tunesmith train {folder.recipe} --resume"
-    raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)
-
-
-def _tokenizer(model: Model) -> PreTrainedTokenizerFast:
-    from tunesmith.model.load import load_tokenizer
-
-    if model.tokenizer is None and model.path is not None and is_run(model.path):
-        return load_tokenizer(Model(path=str(_trained(open_run(model.path)))))
-    return load_tokenizer(model)
-
-
-def _base_model(model: Model, device: Device, precision: str, seed: int) -> PreTrainedModel:
-    """The model a recipe starts from; a run folder gives its trained model, merged."""
-    from tunesmith.model.load import DTYPES, load_model
-
-    dtype = DTYPES[precision if model.dtype == "auto" else model.dtype]
-    where = "cuda" if device.kind == "cuda" else "cpu"
-    if model.path is not None and is_run(model.path):
-        folder = open_run(model.path)
-        if _trained(folder) == folder.model:
-            return load_model(model.model_copy(update={"path": str(folder.model)}), where, dtype, seed)
-        opened = open_model(model.path, trust_remote_code=model.trust_remote_code)
-        assert opened.method is not None
-        return opened.method.merge(opened.model).to(dtype)  # type: ignore[return-value]
-    return load_model(model, where, dtype, seed)
-
-
-def evaluate(
-    target: str | Path,
-    *,
-    tasks: Sequence[Any] | None = None,
-    baseline: str | None = None,
-    answers: Path | None = None,
-    reporter: Reporter | None = None,
-) -> dict[str, Any]:
-    """Score a model on tasks (default: those of its recipe), and against a baseline: the contracted JSON of `eval`."""
-    from tunesmith.evaluation.evaluate import evaluate as measure
-    from tunesmith.evaluation.forgetting import compare
-
-    def scores_of(name: str | Path) -> Evaluated:
-        opened = open_model(name)
-        work = None
-        return measure(
-            opened.model, opened.tokenizer, opened.template, held_out=work, tasks=chosen, probes=probes,
-            micro_tokens=2048, reporter=reporter or Silent(), answers=answers,
-        )  # fmt: skip
-
-    recipe = load(open_run(target).recipe) if is_run(target) else None
-    chosen = tuple(tasks) if tasks is not None else recipe.evaluation.tasks if recipe else ()
-    probes = recipe.evaluation.probes if recipe else ()
-    results = scores_of(target)
-    other = scores_of(baseline) if baseline else None
-    return {
-        "model": str(target),
-        "baseline": baseline,
-        "results": results.scores,
-        "baseline_results": other.scores if other else None,
-        "forgetting": compare(other, results, chosen) if other else {},
-    }

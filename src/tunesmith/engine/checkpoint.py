@@ -91,7 +91,7 @@ class CheckpointStore:
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that verifies, by step, and why newer ones were passed over."""
-        passed_over = []
+        passed_over: list[str] = []
         for step in reversed(self.steps()):
             path = self.folder / f"step-{step:08d}"
             fault = verify(path)

@@ -132,11 +132,11 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    **_: Any,
+    **_unused: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface. query [B H T D], key and value [B Hkv T D] -> [B T H D]."""
     assert attention_mask is None, "packed attention takes documents, not a mask"
-    batch, heads, width, _ = query.shape
+    batch, heads, width = query.shape[:3]
     flat = [x.transpose(1, 2).reshape(batch * width, *x.shape[1::2]) for x in (query, key, value)]
     slots = torch.cat([group.slots for group in documents.groups])
     flat = [_Gather.apply(x, slots, documents.place, documents.real) for x in flat]

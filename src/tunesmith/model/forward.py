@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def causal_lm(model: nn.Module) -> Any:
     """The transformers causal LM inside a model that may be wrapped by PEFT."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    wrapped: Any = model
+    return wrapped.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def learnt_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -67,7 +67,7 @@ def load_model(
         return loaded.to(device).eval()
     assert model.path is not None
     with _said_plainly(model.path, "weights"):
-        loaded, info = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             model.path,
             revision=model.revision or "main",
             trust_remote_code=model.trust_remote_code,
@@ -75,6 +75,7 @@ def load_model(
             output_loading_info=True,
             **common,
         )
+    loaded, info = found
     missing = sorted(info["missing_keys"])
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")

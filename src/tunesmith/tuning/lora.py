@@ -46,7 +46,7 @@ class LoraTuning:
         lora = self.lora
         config = LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha or 2 * lora.rank,  # type: ignore[arg-type]
+            lora_alpha=lora.alpha or 2 * lora.rank,  # type: ignore[arg-type]  # PEFT takes fractions too
             lora_dropout=lora.dropout,
             target_modules="all-linear" if lora.targets == "all_linear" else list(lora.targets),
             use_rslora=lora.scaling == "rslora",
@@ -56,7 +56,7 @@ class LoraTuning:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
-                model = get_peft_model(lm, config)  # type: ignore[arg-type]
+                model = get_peft_model(lm, config)
             except ValueError as error:
                 raise RecipeError.at(
                     "tuning.targets",
@@ -81,7 +81,7 @@ class LoraTuning:
     def attach(self, lm: nn.Module, folder: Path) -> nn.Module:
         """The base with the saved adapter on it."""
         try:
-            return PeftModel.from_pretrained(lm, folder, is_trainable=False)  # type: ignore[arg-type]
+            return PeftModel.from_pretrained(lm, folder, is_trainable=False)
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             first = str(error).strip().splitlines()[0][:300]
             raise ModelError.at(

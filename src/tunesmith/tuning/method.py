@@ -70,7 +70,9 @@ class Hooks:
 class Method(Protocol):
     """A tuning method: a pure function of recipe and seed."""
 
-    capabilities: Capabilities
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
 
     def trainable_parameters(self, facts: ModelFacts) -> int:
         """How many parameters train, from the config alone; prepare() must agree."""
@@ -106,7 +108,8 @@ def train_only(lm: nn.Module, names: set[str]) -> TunedModel:
 def decay_matrices(tuned: TunedModel, weight_decay: float) -> list[ParameterGroup]:
     """Two groups: matrices decay; norms, biases and embeddings do not."""
     tables = {id(module.weight) for module in tuned.model.modules() if isinstance(module, nn.Embedding)}
-    decays, rest = [], []
+    decays: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for parameter in tuned.trainable.values():
         (decays if parameter.dim() >= 2 and id(parameter) not in tables else rest).append(parameter)
     groups = [ParameterGroup(tuple(decays), weight_decay), ParameterGroup(tuple(rest), 0.0)]

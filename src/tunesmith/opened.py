@@ -1,0 +1,235 @@
+"""A model ready to use: a run, a model folder or a hub id -> evaluate, answer, export.
+
+One loader for all of them, and for what training starts from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tunesmith.errors import FolderError
+from tunesmith.events import Reporter, Silent
+from tunesmith.folder import RunFolder, is_run, open_run, read_json
+from tunesmith.recipe import Model, Recipe, Task, load
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from tunesmith.data.records import Message
+    from tunesmith.data.samples import SampleSet
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.evaluation.scores import Evaluated
+    from tunesmith.plan.device import Device
+    from tunesmith.tuning.method import Method
+
+MICRO_TOKENS = 4096  # evaluation of a model without a plan of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A model ready to answer; `model` has its adapter on. A run has a recipe, method and folder too."""
+
+    name: str
+    model: Any
+    tokenizer: PreTrainedTokenizerFast
+    template: ChatTemplate
+    precision: str
+    recipe: Recipe | None = None
+    method: Method | None = None
+    folder: RunFolder | None = None
+
+
+def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened:
+    """A run folder (its trained model), a model folder or a hub id. Raises ModelError or FolderError."""
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.plan.device import find_device
+    from tunesmith.tuning.build import build
+
+    device = find_device()
+    model = Model(path=str(target), trust_remote_code=trust_remote_code)
+    tokenizer = tokenizer_of(model)
+    if not is_run(target):
+        precision = "bf16" if device.bf16 else "fp32"
+        lm = base_model(model, device, precision, seed=0)
+        return Opened(str(target), lm, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision)
+    folder = open_run(target)
+    recipe = load(folder.recipe)
+    precision = read_json(folder.plan)["precision"]
+    method = build(recipe.tuning)
+    trained: Any
+    if trained_folder(folder) == folder.model:
+        trained = base_model(Model(path=str(folder.model)), device, precision, recipe.seed)
+    else:
+        trained = method.attach(
+            base_model(recipe.model, device, precision, recipe.seed), folder.adapter
+        ).eval()
+    return Opened(
+        str(target), trained, tokenizer, _template(tokenizer, recipe), precision, recipe, method, folder
+    )
+
+
+def trained_folder(folder: RunFolder) -> Path:
+    """Where a run keeps what it trained."""
+    for path in (folder.model, folder.adapter):
+        if path.is_dir():
+            return path
+    fix = f"finish it first: tunesmith train {folder.recipe} --resume"
+    raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model section; a run keeps its own beside what it trained."""
+    from tunesmith.model.load import load_tokenizer
+
+    if model.tokenizer is None and model.path is not None and is_run(model.path):
+        return load_tokenizer(Model(path=str(trained_folder(open_run(model.path)))))
+    return load_tokenizer(model)
+
+
+def base_model(model: Model, device: Device, precision: str, seed: int) -> PreTrainedModel:
+    """The weights a recipe starts from; a run gives its trained model, merged in fp32, rounded once."""
+    from tunesmith.model.load import DTYPES, load_model
+
+    dtype = DTYPES[precision if model.dtype == "auto" else model.dtype]
+    where = "cuda" if device.kind == "cuda" else "cpu"
+    if model.path is None or not is_run(model.path):
+        return load_model(model, where, dtype, seed)
+    folder = open_run(model.path)
+    if trained_folder(folder) == folder.model:
+        return load_model(model.model_copy(update={"path": str(folder.model)}), where, dtype, seed)
+    opened = open_model(model.path, trust_remote_code=model.trust_remote_code)
+    assert opened.method is not None
+    return opened.method.merge(opened.model).to(dtype)  # type: ignore[return-value]
+
+
+def answer(
+    opened: Opened,
+    messages: Sequence[Message],
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> str:
+    """The next turn of a dialogue, through the template of training. Greedy unless a temperature is given."""
+    from tunesmith.model.generate import generate
+
+    prompt = opened.template.prompt_ids(messages)
+    pad = opened.tokenizer.pad_token_id or 0
+    found = generate(
+        opened.model,
+        [prompt],
+        max_new_tokens,
+        opened.template.stop_ids,
+        pad,
+        temperature=temperature,
+        seed=seed,
+    )
+    return str(opened.tokenizer.decode(found[0], skip_special_tokens=True)).strip()
+
+
+def evaluate(
+    target: str | Path,
+    *,
+    tasks: Sequence[Task] | None = None,
+    baseline: str | None = None,
+    answers: Path | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Score a model on tasks (a run: its own), against a baseline if named: the contracted JSON of `eval`."""
+    from tunesmith.evaluation.evaluate import evaluate as measure
+    from tunesmith.evaluation.forgetting import compare
+
+    recipe = load(open_run(target).recipe) if is_run(target) else None
+    chosen = tuple(tasks) if tasks is not None else recipe.evaluation.tasks if recipe else ()
+
+    def scores(name: str | Path, kept: Path | None) -> Evaluated:
+        opened = open_model(name)
+        return measure(
+            opened.model,
+            opened.tokenizer,
+            opened.template,
+            held_out=_held_out(opened, recipe) if recipe else None,
+            tasks=chosen,
+            probes=recipe.evaluation.probes if recipe else (),
+            micro_tokens=MICRO_TOKENS,
+            reporter=reporter or Silent(),
+            answers=kept,
+        )
+
+    results = scores(target, answers)
+    other = scores(baseline, None) if baseline else None
+    return {
+        "model": str(target),
+        "baseline": baseline,
+        "results": results.scores,
+        "baseline_results": other.scores if other else None,
+        "forgetting": compare(other, results, chosen) if other else {},
+    }
+
+
+def _held_out(opened: Opened, recipe: Recipe) -> SampleSet | None:
+    """The validation rows of a run, in the tokens of the opened model; none where the data have gone."""
+    from tunesmith.data.prepare import prepare
+
+    named = (recipe.data.validation, recipe.data.test)
+    files = [source.path for source in recipe.data.train] + [path for path in named if isinstance(path, str)]
+    if not all(Path(path).is_file() for path in files):
+        return None
+    data = prepare(recipe.data, recipe.objective, opened.tokenizer, opened.template, recipe.seed)
+    return data.validation
+
+
+def export(
+    target: str | Path, form: Literal["merged", "adapter"], reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Hand over a run as a plain model or adapter folder, with the certificate that it answers alike."""
+    from tunesmith.export.adapter import export_adapter
+    from tunesmith.export.merge import Trained, export_merged
+    from tunesmith.plan.device import find_device
+    from tunesmith.tuning.build import build
+
+    folder = open_run(target)
+    recipe = load(folder.recipe)
+    method = build(recipe.tuning)
+    trained = trained_folder(folder)
+    tokenizer, device = tokenizer_of(Model(path=str(target))), find_device()
+    whole = trained == folder.model
+    base = Model(path=str(trained)) if whole else recipe.model.model_copy(update={"dtype": "auto"})
+
+    def attached(adapter: Path, precision: str) -> Any:
+        lm = base_model(base, device, precision, recipe.seed)
+        return lm if whole else method.attach(lm, adapter).eval()
+
+    parts = Trained(
+        open=lambda dtype: attached(trained, _precision_of(dtype)),
+        merge=method.merge,
+        tokenizer=tokenizer,
+        template=_template(tokenizer, recipe),
+        base=Path(recipe.model.path) if recipe.model.path else None,
+        trained=trained,
+    )
+    destination = folder.export(form)
+    probes = recipe.evaluation.probes
+    if form == "merged":
+        precision = (
+            read_json(folder.plan)["precision"] if recipe.model.dtype == "auto" else recipe.model.dtype
+        )
+        found = export_merged(parts, destination, precision, probes, reporter)
+    else:
+        found = export_adapter(parts, destination, lambda copy: attached(copy, "fp32"), probes, reporter)
+    return {"run": str(target), "form": form, "folder": str(destination), "certificate": found}
+
+
+def _precision_of(dtype: Any) -> str:
+    from tunesmith.model.load import DTYPES
+
+    return next(name for name, known in DTYPES.items() if known == dtype)
+
+
+def _template(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> ChatTemplate:
+    from tunesmith.data.template import ChatTemplate
+
+    return ChatTemplate.of(tokenizer, recipe.data.template)
