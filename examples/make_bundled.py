@@ -130,7 +130,7 @@ def make_tokenizer() -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=2048,
+        vocab_size=1536,
         min_frequency=100,
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -161,8 +161,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("step", choices=["corpus", "data", "tokenizer", "all", "install"])
     parser.add_argument("run", nargs="?", default="runs/bundled/pretrain", type=Path)
-    parser.add_argument("--documents", type=int, default=28_000)
-    parser.add_argument("--chats", type=int, default=70_000)
+    parser.add_argument("--documents", type=int, default=16_000)
+    parser.add_argument("--chats", type=int, default=60_000)
     args = parser.parse_args()
     if args.step in ("corpus", "all"):
         make_corpus(args.documents, args.chats)
