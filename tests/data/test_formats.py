@@ -134,7 +134,7 @@ def test_formats_of_later_are_named(row: dict[str, Any], name: str) -> None:
 def test_nothing_fitting_lists_the_keys_and_the_formats() -> None:
     with pytest.raises(DataError, match=r"(?s)keys 'title', 'body'.*columns: .*text: text"):
         recognise([{"title": "x", "body": "y"}], "a.jsonl", {})
-    with pytest.raises(DataError, match="looked for nope"):
+    with pytest.raises(DataError, match="looks for nope"):
         recognise([{"title": "x"}], "a.jsonl", {"text": "nope"})
     with pytest.raises(DataError, match="no row that is a JSON object"):
         recognise([1, "a"], "a.jsonl", {})

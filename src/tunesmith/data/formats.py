@@ -8,9 +8,9 @@ r"""Tell what a row's columns mean, and turn it into a record.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from tunesmith.data.records import Chat, Message, Record, Role, Text
 from tunesmith.errors import DataError
@@ -63,6 +63,7 @@ _LATER: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "sharegpt": (("conversations",), ("conversation",)),
     "choice": (("question", "options"), ("question", "choices")),
 }
+_ORDER = (*_LATER, "messages", "alpaca", "history", "prompt_response", "text")
 
 
 def recognise(rows: Iterable[Any], path: str, columns: Mapping[str, str]) -> DataFormat:
@@ -77,47 +78,46 @@ def explain(rows: Iterable[Any], path: str, columns: Mapping[str, str]) -> Recog
         raise DataError.at(
             path, "has no row that is a JSON object", 'give rows such as {"prompt": .., "response": ..}'
         )
-    keys = Counter(key for row in objects for key in row)
-    common = {key for key, n in keys.items() if 2 * n > len(objects)}
-    if not columns:
-        _refuse_later(common, path)
-    needed: tuple[str, ...] | None
-    for format in ("messages", "alpaca", "history", "prompt_response", "text"):
-        if (needed := _fits(format, common, columns)) is not None:
-            return Recognition(format, f"rows have {_listed(needed)}")
-    shown = ", ".join(f"{key!r:.40}" for key, _ in keys.most_common(12))
-    raise DataError.at(
-        path,
-        f"is in no known format; rows have the keys {shown}" + _mapped(columns),
-        "name the columns, such as columns: {prompt: question, response: answer}; the formats want "
-        + "; ".join(f"{name}: {', '.join(needed)}" for name, needed in REQUIRED.items()),
-    )
+    fits: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    for row in objects:
+        fits.update(_candidates(row.keys(), columns))
+    if not fits:
+        shown = Counter(key for row in objects for key in row).most_common(12)
+        raise DataError.at(
+            path,
+            f"is in no known format; rows have the keys {', '.join(f'{key!r:.40}' for key, _ in shown)}"
+            + (f" (columns: looks for {', '.join(sorted(columns.values()))})" if columns else ""),
+            "name the columns, such as columns: {prompt: question, response: answer}; the formats want "
+            + "; ".join(f"{name}: {', '.join(needed)}" for name, needed in REQUIRED.items()),
+        )
+    # most rows decide; among equals the more telling format, which is the one that stands first
+    (name, needed), count = max(fits.items(), key=lambda item: (item[1], -_ORDER.index(item[0][0])))
+    rows = "rows" if count == len(objects) else f"{count} of the first {len(objects)} rows"
+    why = f"{rows} have {_listed(needed)}"
+    if name in _LATER:
+        raise DataError.at(
+            path,
+            f"looks like {name} ({why}), which is not read yet",
+            f"convert it to one of {', '.join(get_args(DataFormat))}, or map its names with columns:",
+        )
+    return Recognition(cast(DataFormat, name), why)
 
 
-def _refuse_later(keys: set[str], path: str) -> None:
-    """A format of a later version is named, not guessed at."""
-    for name, choices in _LATER.items():
-        for needed in choices:
-            if keys.issuperset(needed):
-                raise DataError.at(
-                    path,
-                    f"looks like {name} (rows have {_listed(needed)}), which is not read yet",
-                    f"convert it to one of {', '.join(get_args(DataFormat))}, or map its names with columns:",
-                )
-
-
-def _fits(format: DataFormat, keys: set[str], columns: Mapping[str, str]) -> tuple[str, ...] | None:
-    """The file's columns by which it fits the format, or None."""
-    if not set(columns) <= set(COLUMNS[format]):
-        return None
-    wanted = [_columns(format, columns)]
-    if format in ("prompt_response", "history") and not {"prompt", "response"} & set(columns):
-        wanted = [{**wanted[0], "prompt": p, "response": r} for p, r in PAIRS]
-    for names in wanted:
-        needed = tuple(names[name] for name in REQUIRED[format])
-        if keys.issuperset(needed):
-            return needed
-    return None
+def _candidates(keys: Set[str], columns: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(format, the keys that speak for it) for each format that a row with these keys could be."""
+    for name, choices in {} if columns else _LATER.items():
+        yield from ((name, needed) for needed in choices if keys >= set(needed))
+    for format in get_args(DataFormat):
+        if not set(columns) <= set(COLUMNS[format]):
+            continue
+        names = _columns(format, columns)
+        wanted = [names]
+        if "prompt" in names and not {"prompt", "response"} & set(columns):
+            wanted = [{**names, "prompt": prompt, "response": response} for prompt, response in PAIRS]
+        for chosen in wanted:
+            needed = tuple(chosen[name] for name in REQUIRED[format])
+            if keys >= set(needed):
+                yield format, needed
 
 
 def _columns(format: DataFormat, columns: Mapping[str, str]) -> dict[str, str]:
@@ -137,10 +137,6 @@ def check_columns(format: DataFormat, columns: Mapping[str, str], path: str) -> 
 
 def _listed(names: Iterable[str]) -> str:
     return " and ".join(f"{name!r:.40}" for name in names)
-
-
-def _mapped(columns: Mapping[str, str]) -> str:
-    return f" (looked for {', '.join(sorted(columns.values()))} as columns: says)" if columns else ""
 
 
 class _Unfit(Exception):

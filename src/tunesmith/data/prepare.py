@@ -111,13 +111,18 @@ class _Reading:
         self.bad: list[Problem] = []
         self.bad_count = 0
         self.broken_labels: list[Problem] = []
+        self.broken_files: list[Problem] = []
         self.whole: dict[Key, Split] = {}  # rows of held-out files
         self.beginnings: dict[Key, Split] = {}  # and all their beginnings
         self.left = data.limit
 
     def read(self, use: Split, source: Source) -> None:
         """Read one source to its end. Bad rows are gathered, never raised here."""
-        opened = open_source(source, self.reporter)
+        try:
+            opened = open_source(source, self.reporter)
+        except DataError as error:  # told together with the bad rows of other files
+            self.broken_files += error.problems
+            return
         got = Gathered(source, use, SourceAccount(source.path, opened.format, use))
         self.sources.append(got)
         limit = self.left if use == "train" else None
@@ -196,12 +201,20 @@ class _Reading:
         """One error for everything that is wrong with the rows."""
         if self.broken_labels:
             raise DataError(self.broken_labels[:SPELT])
+        if self.broken_files and not self.bad:
+            raise DataError(self.broken_files)
         if self.bad:
             more = f", {self.bad_count - SPELT} more than are listed" if self.bad_count > SPELT else ""
             fix = "correct them, or leave them out and count them: data.on_bad_row=drop"
             if self.data.overlength == "error":
                 fix += "; longer rows: data.overlength=keep_last_turns"
-            raise DataError([*self.bad, Problem("data", f"{self.bad_count} bad rows in all{more}", fix)])
+            raise DataError(
+                [
+                    *self.broken_files,
+                    *self.bad,
+                    Problem("data", f"{self.bad_count} bad rows in all{more}", fix),
+                ]
+            )
         for got in self.sources:
             if not got.keys and got.use != "train":
                 _raise_empty(f"data.{got.use}", [got])

@@ -1,0 +1,96 @@
+"""The assertions before step 1 catch each kind of wrong label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.data.byte_tokenizer import byte_template
+from tunesmith.data.label_rules import breaches, learnt_spans
+from tunesmith.data.records import Chat, Message, Text
+from tunesmith.data.render import Rendered, render
+from tunesmith.data.samples import Rendering
+
+TWO_ROUNDS = Chat(
+    (
+        Message("user", "one"),
+        Message("assistant", "first"),
+        Message("user", "two"),
+        Message("assistant", "second"),
+    )
+)
+
+
+def rendered(record: Chat | Text = TWO_ROUNDS, objective: str = "sft") -> Rendered:
+    result = render(record, "a:1", byte_template(), objective, 2048, "drop")  # type: ignore[arg-type]
+    assert isinstance(result, Rendered)
+    return result
+
+
+def wrong(result: Rendered, record: Chat | Text = TWO_ROUNDS, bos_id: int | None = None) -> str:
+    found = breaches(record, result, byte_template(), "sft", bos_id, against_inference=True)
+    return "; ".join(found)
+
+
+def changed(learnt: np.ndarray | None = None, ids: np.ndarray | None = None) -> Rendered:
+    result = rendered()
+    old = result.renderings[0]
+    new = replace(old, learnt=old.learnt if learnt is None else learnt, ids=old.ids if ids is None else ids)
+    return replace(result, renderings=(new,))
+
+
+def test_right_labels_pass() -> None:
+    assert wrong(rendered()) == ""
+    assert (
+        breaches(Text("abc"), rendered(Text("abc"), "pretrain"), byte_template(), "pretrain", None, True)
+        == []
+    )
+
+
+# mutation tried: each rule of breaches() taken out fails its line here
+def test_each_breach_is_found() -> None:
+    good: Rendering = rendered().renderings[0]
+    starts, ends = learnt_spans(good.learnt)
+    assert len(starts) == 2
+    nothing = np.zeros_like(good.learnt)
+    assert "no token is learnt" in wrong(changed(nothing))
+    everything = np.ones_like(good.learnt)
+    assert "first token is learnt" in wrong(changed(everything))
+    prompt = good.learnt.copy()
+    prompt[starts[0] - 1] = True  # the answer's opening marker, given and not learnt
+    assert "does not stand behind" in wrong(changed(prompt))
+    question = good.learnt.copy()
+    question[3:5] = True
+    assert "3 stretches are learnt in a row of 2 answers" in wrong(changed(question))
+    without_stop = good.learnt.copy()
+    without_stop[ends[-1] - 1] = False
+    assert "without the stop token" in wrong(changed(without_stop))
+    behind = good.learnt.copy()
+    behind[ends[-1]] = True  # ChatML's newline after the stop
+    assert "without the stop token" in wrong(changed(behind))
+    other_prompt = good.ids.copy()
+    other_prompt[5] = 99
+    assert "does not stand behind" in wrong(changed(ids=other_prompt))
+
+
+def test_two_bos_tokens_are_found() -> None:
+    first = int(rendered().renderings[0].ids[0])
+    ids = np.concatenate([[first], rendered().renderings[0].ids]).astype(np.int32)
+    learnt = np.concatenate([[False], rendered().renderings[0].learnt])
+    assert "two BOS tokens" in wrong(changed(learnt, ids), bos_id=first)
+
+
+def test_a_short_first_answer_of_one_byte_is_no_breach() -> None:
+    chat = Chat((Message("user", "x"), Message("assistant", "y")))
+    assert wrong(rendered(chat), chat) == ""
+
+
+@pytest.mark.parametrize(
+    ("learnt", "starts", "ends"),
+    [([0, 1, 1, 0, 1], [1, 4], [3, 5]), ([0, 0], [], []), ([1], [0], [1])],
+)
+def test_spans(learnt: list[int], starts: list[int], ends: list[int]) -> None:
+    found = learnt_spans(np.array(learnt, bool))
+    assert [list(part) for part in found] == [starts, ends]
