@@ -3,9 +3,10 @@
     import tunesmith
 
     recipe = tunesmith.load_recipe("recipe.yaml", ["optim.lr=2e-4"])
-    print(tunesmith.plan(recipe).to_json()["memory"]["peak_bytes"])
+    print(tunesmith.plan(recipe)["memory"]["peak_bytes"])
     outcome = tunesmith.train(recipe)
     tunesmith.export(outcome.run, "merged")
+    print(tunesmith.chat(outcome.run, "Hello!"))
 
 The verbs load when they are first asked for; importing this package is silent and cheap.
 """
@@ -18,8 +19,8 @@ from tunesmith.errors import (
     CertificateError,
     CheckpointError,
     DataError,
-    DivergedError,
     DiskFullError,
+    DivergedError,
     DoesNotFitError,
     FolderError,
     Interrupted,
@@ -32,8 +33,9 @@ from tunesmith.errors import (
 )
 
 if TYPE_CHECKING:
+    from tunesmith.app.chat import chat
     from tunesmith.recipe import load as load_recipe
-    from tunesmith.run import chat, evaluate, export, plan, train
+    from tunesmith.run import evaluate, export, plan, train
 
 __version__ = "0.1.0"
 
@@ -63,7 +65,7 @@ __all__ = [
 
 # name here -> (module that owns it, name there)
 _LATE = {
-    "chat": ("tunesmith.run", "chat"),
+    "chat": ("tunesmith.app.chat", "chat"),
     "evaluate": ("tunesmith.run", "evaluate"),
     "export": ("tunesmith.run", "export"),
     "load_recipe": ("tunesmith.recipe", "load"),

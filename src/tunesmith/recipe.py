@@ -5,6 +5,7 @@ load("recipe.yaml", ["optim.lr=2e-4"])  ->  Recipe  ->  dump(recipe) == what the
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -331,7 +332,7 @@ class Recipe(Section):
     @field_validator("budget", mode="before")
     @classmethod
     def _one_budget(cls, value: Any) -> Any:
-        kinds = {"epochs": Epochs, "steps": Steps, "tokens": Tokens}
+        kinds: dict[str, type[Epochs | Steps | Tokens]] = {"epochs": Epochs, "steps": Steps, "tokens": Tokens}
         if not isinstance(value, dict):
             return value
         if len(value) != 1 or next(iter(value)) not in kinds:
@@ -356,7 +357,7 @@ def _mapping_without_duplicates(
 ) -> dict[Any, Any]:
     seen: dict[Any, yaml.Mark] = {}
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         mark = key_node.start_mark
         if not isinstance(key, str | int | float | bool | None):
             raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", mark)
@@ -389,7 +390,7 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str, where: str) -> Any:
     """YAML text as plain values; `where` names the text in errors. A syntax error is a RecipeError."""
     try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, _Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"{where}:{mark.line + 1}" if mark else where
@@ -417,10 +418,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError.at(
             str(path), "is not a recipe: a mapping of keys is needed", "see the README for one"
         )
-    problems = [problem for override in overrides if (problem := _apply(values, override))]
-    if problems:
-        raise RecipeError(problems)
-    return parse(values, where=str(path))
+    return parse(values, where=str(path), overrides=overrides)
 
 
 def _apply(values: dict[str, Any], override: str) -> Problem | None:
@@ -445,10 +443,14 @@ def _apply(values: dict[str, Any], override: str) -> Problem | None:
     return None
 
 
-def parse(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-    """Check plain values. Raises RecipeError with all problems, each naming the key and the nearest valid one."""
+def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
+    """Check plain values, after key=value overrides. Raises RecipeError with all problems at once."""
+    chosen = copy.deepcopy(dict(values))
+    problems = [problem for override in overrides if (problem := _apply(chosen, override))]
+    if problems:
+        raise RecipeError(problems)
     try:
-        return Recipe.model_validate(dict(values))
+        return Recipe.model_validate(chosen)
     except ValidationError as error:
         raise RecipeError(_problem(detail, where) for detail in error.errors()) from error
 

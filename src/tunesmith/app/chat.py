@@ -17,8 +17,13 @@ from tunesmith.data.records import Message
 PROMPT = "you › "
 
 
+def chat(target: str, prompt: str, *, max_new_tokens: int = 256) -> str:
+    """One question to a run, a model folder or a hub id; its answer, greedy, through its own template."""
+    return run.answer(run.open_model(target), [Message("user", prompt)], max_new_tokens=max_new_tokens)
+
+
 def ask(target: str, prompt: str, max_new_tokens: int) -> dict[str, Any]:
-    """One question, one answer."""
+    """The document of `chat --prompt`."""
     opened = opening(target)
     answer = run.answer(opened, [Message("user", prompt)], max_new_tokens=max_new_tokens)
     return {"model": target, "prompt": prompt, "answer": answer}

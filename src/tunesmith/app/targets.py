@@ -21,18 +21,23 @@ NO_MODEL = "."
 """Stands where a model would, in a recipe made for a data file alone."""
 
 
-def recipe_of(target: str, model: str | None, *, model_needed: bool) -> Recipe:
+def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, model_needed: bool) -> Recipe:
     """The recipe at `target`, that of a run folder, or one made for a data file and --model."""
     path = Path(target)
     if is_run(path):
-        return _with_model(recipes.load(open_run(path).recipe), model)
+        return _with_model(recipes.load(open_run(path).recipe, overrides), model)
     if path.suffix.lower() not in DATA:
-        return _with_model(recipes.load(path), model)
+        return _with_model(recipes.load(path, overrides), model)
     if model is None and model_needed:
         raise RecipeError.at(
             target, "is data: tokens and labels depend on a model", "add --model MODEL, or give a recipe"
         )
-    return recipes.parse({"model": model or NO_MODEL, "data": {"train": target, "validation": None}}, target)
+    values = {
+        "model": model or NO_MODEL,
+        "data": {"train": target, "validation": None},
+        "objective": "pretrain" if path.suffix.lower() == ".txt" else "sft",
+    }
+    return recipes.parse(values, target, overrides)
 
 
 def _with_model(found: Recipe, model: str | None) -> Recipe:

@@ -47,13 +47,15 @@ def demo(*, json: Json = False) -> Answer:
     return Answer(document, pages.card, json, code=0 if document["passed"] else 1)
 
 
-def data_check(target: RecipeOrData, /, *, model: OptionalModel = None, json: Json = False) -> Answer:
+def data_check(
+    target: RecipeOrData, /, *overrides: Overrides, model: OptionalModel = None, json: Json = False
+) -> Answer:
     """Find what is wrong with data, and what to do about it."""
     from tunesmith import run
     from tunesmith.app.render import data
     from tunesmith.app.targets import recipe_of
 
-    recipe = recipe_of(target, model, model_needed=False)
+    recipe = recipe_of(target, model, overrides, model_needed=False)
     with reporting() as reporter:
         found = run.check(recipe, reporter=reporter)
     document = document_of(found)
@@ -63,7 +65,7 @@ def data_check(target: RecipeOrData, /, *, model: OptionalModel = None, json: Js
 def data_show(
     target: RecipeOrData,
     /,
-    *,
+    *overrides: Overrides,
     model: ModelName = None,
     rows: Annotated[int, Parameter(name="--rows", help="How many rows, from the first.")] = 3,
     json: Json = False,
@@ -75,19 +77,21 @@ def data_show(
 
     if rows < 1:
         raise UserError.at("--rows", f"must be at least 1, got {rows}", "try --rows 3")
-    recipe = recipe_of(target, model, model_needed=True)
+    recipe = recipe_of(target, model, overrides, model_needed=True)
     with reporting() as reporter:
         found = run.show(recipe, rows=rows, reporter=reporter)
     return Answer(document_of(found), lambda document: xray.page(document, target), json)
 
 
-def data_stats(target: RecipeOrData, /, *, model: ModelName = None, json: Json = False) -> Answer:
+def data_stats(
+    target: RecipeOrData, /, *overrides: Overrides, model: ModelName = None, json: Json = False
+) -> Answer:
     """Lengths in tokens, and what becomes of each row."""
     from tunesmith import run
     from tunesmith.app.render import data
     from tunesmith.app.targets import recipe_of
 
-    recipe = recipe_of(target, model, model_needed=True)
+    recipe = recipe_of(target, model, overrides, model_needed=True)
     with reporting() as reporter:
         found = run.stats(recipe, reporter=reporter)
     return Answer(document_of(found), lambda document: data.stats_page(document, target), json)

@@ -10,8 +10,8 @@ from tunesmith.app.render import base, scores
 
 
 def page(document: dict[str, Any]) -> RenderableType:
-    """The document of `export`: {"run", "form", "path", "certificate"}."""
-    path = base.visible(document["path"])
+    """The document of `export`: {"run", "form", "folder", "certificate"}."""
+    path = base.visible(document["folder"])
     certificate = document.get("certificate")
     ways = {
         "merged": [f"tunesmith chat {path}", f'AutoModelForCausalLM.from_pretrained("{path}")'],
