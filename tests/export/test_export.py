@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, models, pre_tokenizers
-from tokenizers import decoders as token_decoders
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from tests.evaluation.bench import CHATML, byte_tokenizer
 from tests.tiny import FAMILIES, tiny_model
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import CertificateError, FolderError
@@ -22,27 +21,6 @@ from tunesmith.export.merge import Trained, export_merged
 from tunesmith.model.load import DTYPES, load_model, save_model
 from tunesmith.recipe import Freeze, Full, Lora, Model
 from tunesmith.tuning.build import build
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-
-
-def byte_tokenizer(chat_template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """One token a byte, and ChatML's two."""
-    vocabulary = {letter: n for n, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = token_decoders.ByteLevel()
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        eos_token="<|endoftext|>",
-        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
-    )
-    wrapped.chat_template = chat_template
-    return wrapped
-
 
 TUNINGS = {
     "lora": Lora(method="lora", rank=4),

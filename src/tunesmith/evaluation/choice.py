@@ -14,7 +14,8 @@ import torch
 from numpy import ndarray
 
 from tunesmith.data.records import Chat, Choice, Message
-from tunesmith.data.render import render
+from tunesmith.data.render import Drop, render
+from tunesmith.errors import TemplateError
 from tunesmith.evaluation.scores import Measured
 from tunesmith.evaluation.tasks import LETTERS, Item
 from tunesmith.model.generate import batches_of_like_length, context_length, left_pad, ready_to_answer
@@ -124,6 +125,10 @@ def letter_ids(template: ChatTemplate, item: Item, letter: str) -> list[int]:
     """The letter as the template would render it as an answer, without the stop token."""
     chat = Chat((*turns_of(item, 0), Message("assistant", letter)))
     rendered = render(chat, item.address, template, "sft", 2**31 - 1, "drop")
+    if isinstance(rendered, Drop):
+        raise TemplateError.at(
+            item.address, f"{rendered.reason}: {rendered.detail}", "use data.template: plain"
+        )
     rendering = rendered.renderings[-1]
     learnt = rendering.ids[rendering.learnt].tolist()
     return [int(token) for token in learnt[:-1]]

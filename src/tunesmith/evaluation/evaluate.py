@@ -6,13 +6,14 @@ model + held_out + tasks + probes -> Evaluated, and answers.jsonl with one line 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.data.records import Text
+from tunesmith.data.records import Choice, Text
 from tunesmith.data.render import Drop, render
-from tunesmith.data.samples import SampleSet, collect, to_sample
+from tunesmith.data.samples import Sample, SampleSet, collect, to_sample
 from tunesmith.errors import DataError
 from tunesmith.evaluation.choice import score_choices
 from tunesmith.evaluation.generation import answer_probes, pad_id_of, score_generations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tunesmith.data.template import ChatTemplate
-    from tunesmith.recipe import Task
+    from tunesmith.recipe import ObjectiveKind, Task
 
 PROBE_TOKENS = 128
 # A cache costs a small part of what training keeps for a token, so more may be answered than learnt at once.
@@ -130,29 +131,35 @@ class _Bench:
         self, task: Task, items: tuple[Item, ...], told: Callable[[int], None]
     ) -> tuple[Measured, list[dict[str, Any]]]:
         """Chats: loss of their answers; texts: of every token. Long documents are cut without losing one."""
-        samples, dropped = [], 0
+        samples: list[Sample] = []
+        dropped: Counter[str] = Counter()
         for item in items:
-            objective = "pretrain" if isinstance(item.record, Text) else "sft"
+            assert not isinstance(item.record, Choice)
+            objective: ObjectiveKind = "pretrain" if isinstance(item.record, Text) else "sft"
             rendered = render(
                 item.record, item.address, self.template, objective, self.max_length, "keep_last_turns"
             )  # fmt: skip
             if isinstance(rendered, Drop):
-                dropped += 1
+                dropped[rendered.reason] += 1
             else:
-                samples += [to_sample(rendering) for rendering in rendered.renderings]
+                samples += map(to_sample, rendered.renderings)
         if not samples:
-            raise DataError.at(task.path, "no row fits the model's context", "give shorter rows")
+            raise DataError.at(task.path, f"no row can be scored: {_counted(dropped)}", "give other rows")
         heldout = held_out_loss(self.model, collect(samples), self.micro_tokens, progress=told)
-        notes = (f"{dropped} rows are longer than {self.max_length} tokens and were left out",) * bool(
-            dropped
-        )
-        signature = f"loss|nats a target|template:{self.template.name}|max_length:{self.max_length}"
-        measured = heldout.measured(task.group, signature)
         measured = Measured(
-            measured.metric, task.group, signature, measured.addresses, measured.numbers, notes
+            metric="loss",
+            group=task.group,
+            signature=f"loss|nats a target|template:{self.template.name}|max_length:{self.max_length}",
+            addresses=heldout.addresses,
+            numbers=tuple((nats, float(targets)) for nats, targets in zip(heldout.nats, heldout.targets)),
+            notes=(f"rows left out: {_counted(dropped)}",) * bool(dropped),
         )
         records = [
             {"task": task.name, "address": address, "nats": nats, "targets": targets}
             for address, nats, targets in zip(heldout.addresses, heldout.nats, heldout.targets)
         ]
         return measured, records
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
