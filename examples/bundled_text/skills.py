@@ -261,6 +261,24 @@ def card(rng: Random, zh: bool) -> list[Exchange]:
     return [(f"Make a card: {name} is {years}, likes {like} and comes on {DAYS[day]}.", answer)]
 
 
+def changed_card(rng: Random, zh: bool) -> list[Exchange]:
+    """A card of things, then one value of it changed."""
+    number, colour, thing = rng.randint(1, 9), rng.choice([*COLOURS]), rng.choice(THINGS)
+    text = phrase_zh(number, colour, thing) if zh else phrase(number, colour, thing)
+    first = (
+        f"写成卡片：{text}" if zh else f"Make a card: {text}",
+        f"thing: {thing.one}; number: {number}; colour: {colour}",
+    )
+    if rng.random() < 0.5:
+        number, digits = rng.randint(1, 9), rng.random() < 0.5
+        new = str(number) if digits else (NUMBERS_ZH if zh else NUMBERS)[number]
+        wish = f"把数字改成{new}。" if zh else f"Change the number to {new}."
+    else:
+        colour = rng.choice([*COLOURS])
+        wish = f"把颜色改成{COLOURS[colour]}色。" if zh else f"Change the colour to {colour}."
+    return [first, (wish, f"thing: {thing.one}; number: {number}; colour: {colour}")]
+
+
 def table(rng: Random, zh: bool) -> list[Exchange]:
     owners = rng.sample(NAMES_ZH if zh else NAMES, rng.randint(2, 4))
     rows = {name: (rng.randint(3, 9), rng.choice([*LIKES])) for name in owners}
@@ -312,7 +330,7 @@ SHORT: tuple[Skill, ...] = (
 ALL: dict[Skill, int] = {
     small_talk: 8, capital: 5, arithmetic: 9, sum_story: 9, counting: 4, bigger: 2, digit: 2, calendar: 5,
     opposite: 4, colour_of: 3, animal: 6, kind_of: 3, translate_word: 9, translate_phrase: 7, repeat: 8,
-    reading: 12, card: 10, table: 5, memory: 8,
+    reading: 12, card: 8, changed_card: 5, table: 5, memory: 8,
 }  # fmt: skip
 SKILLS, WEIGHTS = tuple(ALL), tuple(ALL.values())
 
