@@ -56,11 +56,17 @@ def test_a_log_says_what_matters_at_once() -> None:
     assert out.count("\n") == 3
 
 
-def test_a_phase_is_said_once_when_it_ends() -> None:
+def test_a_long_phase_is_said_once_when_it_ends_and_a_short_one_never(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     file, reporter = log()
-    for done in range(1, 101):
-        reporter.progress("reading rows.jsonl", done, 100)
-    assert file.getvalue().splitlines() == ["reading rows.jsonl: 0.0 s"]
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for what, pace in (("reading rows.jsonl", 0.02), ("reading few.jsonl", 0.001)):
+        for done in range(1, 101):
+            now[0] += pace
+            reporter.progress(what, done, 100)
+    assert file.getvalue().splitlines() == ["reading rows.jsonl: 2.0 s"]
 
 
 def test_the_training_line_fits_80_columns_and_says_all() -> None:
@@ -94,6 +100,7 @@ def test_a_terminal_keeps_finished_phases_and_held_out_losses() -> None:
     file, screen = terminal()
     reporter = progress.Lively(screen)
     reporter.progress("reading", 10, None)
+    reporter.phases["reading"] = (reporter.phases["reading"][0] - 5, 10, None)
     reporter.progress("reading", 20, 20)
     reporter.event(Started(step=0, steps=2))
     reporter.event(stepped(1))
@@ -114,5 +121,7 @@ def test_a_closed_terminal_does_not_end_a_training() -> None:
 
 def test_hostile_names_do_not_reach_the_terminal() -> None:
     file, reporter = log()
+    reporter.phases["reading \x1b]0;owned\x07.jsonl"] = -100.0
     reporter.progress("reading \x1b]0;owned\x07.jsonl", 1, 1)
+    assert "owned" in file.getvalue()
     assert "\x1b" not in file.getvalue()

@@ -29,6 +29,11 @@ def ask(target: str, prompt: str, max_new_tokens: int) -> dict[str, Any]:
     return {"model": target, "prompt": prompt, "answer": answer}
 
 
+def page(document: dict[str, Any]) -> str:
+    """The answer alone, harmless to a terminal."""
+    return base.visible(document["answer"], keep_newlines=True)
+
+
 def opening(target: str) -> run.Opened:
     """The model, with a line that says it is being loaded."""
     with reporting() as reporter:

@@ -26,6 +26,9 @@ from tunesmith.events import Evaluated, Event, Failed, Finished, Reporter, Rescu
 QUIET_SECONDS = 5.0
 """Without a terminal a line at most this often, so that a log of a long run stays short."""
 
+WORTH_SECONDS = 0.5
+"""A phase shorter than this was over before anybody wondered; it leaves no line."""
+
 LIVELY = 8
 """Redraws a second."""
 
@@ -103,7 +106,8 @@ class Plain:
         began = self.phases.setdefault(what, time.monotonic())
         if total is not None and done >= total:
             del self.phases[what]
-            self._say(Text(f"{what}: {base.duration(time.monotonic() - began)}"))
+            if (seconds := time.monotonic() - began) >= WORTH_SECONDS:
+                self._say(Text(f"{what}: {base.duration(seconds)}"))
         elif time.monotonic() - max(self.spoken, began) >= QUIET_SECONDS:
             self.spoken = time.monotonic()
             self._say(Text(f"{what}: {100 * done // total}%" if total else f"{what} ..."))
@@ -151,8 +155,8 @@ class Lively:
         began = self.phases.get(what, (time.monotonic(), 0, None))[0]
         if total is not None and done >= total:
             self.phases.pop(what, None)
-            seconds = time.monotonic() - began
-            self._say(phase_words(what, seconds))
+            if (seconds := time.monotonic() - began) >= WORTH_SECONDS:
+                self._say(phase_words(what, seconds))
         else:
             self.phases[what] = (began, done, total)
 

@@ -156,7 +156,7 @@ def write_recipe(place: Path) -> None:
     def full(found: re.Match[str]) -> str:
         return json.dumps(str(bundled.path(found[1])), ensure_ascii=False)
 
-    write_atomically(place, re.sub(r"(?<=: )((?:model|data)(?:/[\w.-]+)?)(?=\s*[,}\n])", full, text))
+    write_atomically(place, re.sub(r"(?<=: )((?:model|data)(?:/[\w.-]+)?)(?=[,}\s])", full, text))
 
 
 def peak_bytes() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith import recipe as recipes
+from tunesmith.data.gather import objective_of
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.folder import is_run, open_run
 from tunesmith.recipe import Recipe, Task
@@ -35,7 +36,7 @@ def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, 
     values = {
         "model": model or NO_MODEL,
         "data": {"train": target, "validation": None},
-        "objective": "pretrain" if path.suffix.lower() == ".txt" else "sft",
+        "objective": objective_of(target),
     }
     return recipes.parse(values, target, overrides)
 

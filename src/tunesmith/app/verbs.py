@@ -184,10 +184,10 @@ def chat(
 
     It reads your words through the template it was trained with. /new begins again, /quit or Ctrl-D ends.
     """
-    from tunesmith.app.chat import ask, talk
+    from tunesmith.app.chat import ask, page, talk
 
     if prompt is not None:
-        return Answer(ask(target, prompt, max_new_tokens), lambda document: document["answer"], json)
+        return Answer(ask(target, prompt, max_new_tokens), page, json)
     if json:
         raise UserError.at("--json", "needs a question", "add --prompt TEXT")
     return talk(target, max_new_tokens)

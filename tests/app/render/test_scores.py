@@ -30,7 +30,8 @@ def test_every_verdict_has_words() -> None:
 
 def test_an_evaluation_without_a_baseline_shows_errors_and_n() -> None:
     document = {
-        "model": "m", "baseline": None, "results": report()["after"], "baseline_results": None, "forgetting": {},
+        "model": "m", "baseline": None, "results": report()["after"], "baseline_results": None,
+        "forgetting": {},
     }  # fmt: skip
     out = printed(scores.page(document))
     assert "± 0.010" in out

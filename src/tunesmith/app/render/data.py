@@ -108,12 +108,11 @@ def findings(found: list[dict[str, Any]]) -> RenderableType | None:
     blocks: list[RenderableType] = []
     for item in found:
         title = base.visible(item["rule"]).replace("_", " ")
-        count = f"  {base.count(item['count'])}" + (" row" if item["count"] == 1 else " rows")
+        count = f"  {base.count(item['count'])} ×"
         blocks.append(base.mark(SIGNS[item["severity"]], Text.assemble((title, "strong"), (count, "quiet"))))
         for example in item["examples"][:EXAMPLES]:
-            words = Text.assemble(
-                (base.visible(example["where"]), "accent"), "  ", base.visible(example["what"])
-            )
+            where = base.short(base.visible(example["where"]), 44)
+            words = Text.assemble((where, "accent"), "  ", base.visible(example["what"]))
             blocks.append(base.indent(words, 4))
         blocks.append(base.indent(Text(f"→ {base.visible(item['fix'])}", "quiet"), 4))
     return base.indent(Group(*blocks))

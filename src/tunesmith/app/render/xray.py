@@ -49,7 +49,8 @@ def title(sample: dict[str, Any]) -> Text:
     learnt = sum(sample["learnt"])
     cut = sum(len(turn["ids"]) for turn in sample["cut"])
     numbers = f"  {len(sample['ids'])} tokens: {learnt} learnt, {len(sample['ids']) - learnt} given"
-    line = Text.assemble((base.visible(sample["address"]), "strong"), (numbers, "quiet"))
+    where = base.short(base.visible(sample["address"]), 40)
+    line = Text.assemble((where, "strong"), (numbers, "quiet"))
     return line.append(f", {cut} cut", "bad") if cut else line
 
 
