@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tests.data.byte_tokenizer import byte_template, byte_tokenizer
 from tunesmith.data import prepare as module
+from tunesmith.data.gather import objective_of
 from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.data.records import Chat, Message
 from tunesmith.data.render import Rendered, render
@@ -275,6 +276,13 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [line("q", ""), "{"])
     with pytest.raises(DataError, match=r"none of 2 rows is left \(1 empty_answer, 1 broken_json\)"):
         run(path, on_bad_row="drop")
+
+
+def test_a_lone_file_is_used_for_what_it_can_teach(tmp_path: Path) -> None:
+    assert objective_of(write(tmp_path / "a.jsonl", ['{"text": "x"}'])) == "pretrain"
+    assert objective_of(write(tmp_path / "b.txt", ["x"])) == "pretrain"
+    assert objective_of(numbered(tmp_path / "c.jsonl", 2)) == "sft"
+    assert objective_of(str(tmp_path / "none.jsonl")) == "sft"
 
 
 def test_a_text_has_no_answer_for_sft(tmp_path: Path) -> None:

@@ -193,7 +193,7 @@ def test_an_array_is_cut_where_json_cuts_it(
     assert [row.value for row in rows if isinstance(row, Row)] == items
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(data=st.binary(max_size=300) | st.text(alphabet='{}[]",:\\ \n1a\0é', max_size=120).map(str.encode))
 def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     folder = tmp_path_factory.mktemp("fuzz")

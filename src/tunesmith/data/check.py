@@ -160,8 +160,10 @@ class _Doctor:
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[Example]] = field(default_factory=dict)
     bad: set[str] = field(default_factory=set)
-    seen: dict[Key, tuple[Split, str]] = field(default_factory=dict)
-    answers: dict[Key, tuple[Key, str]] = field(default_factory=dict)
+    # a row is half of its digest and its place, a file's number and a line: millions fit in memory
+    seen: dict[int, int] = field(default_factory=dict)
+    answers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    files: list[tuple[Split, str]] = field(default_factory=list)
     lengths: array[int] = field(default_factory=lambda: array("q"))
     answer_lengths: array[int] = field(default_factory=lambda: array("q"))
 
@@ -174,6 +176,7 @@ class _Doctor:
 
     def read(self, use: Split, source: Source, opened: Opened) -> CheckedFile:
         """Read one file to its end."""
+        self.files.append((use, source.path))
         rows = bad = 0
         last = ""
         for raw in opened.rows:
@@ -211,15 +214,24 @@ class _Doctor:
 
     def _compare(self, use: Split, address: str, record: Record) -> None:
         """With all rows before it: the same, or the same question with another answer."""
-        key = row_keys(record)[-1]
-        other, first = self.seen.setdefault(key, (use, address))
-        if first != address or other != use:
+        key = _short(row_keys(record)[-1])
+        place = (len(self.files) - 1 << 40) | int(address.rpartition(":")[2])
+        first = self.seen.setdefault(key, place)
+        if first != place:
+            other, where = self._place(first)
             rule = "duplicate_row" if other == use else f"{use}_row_in_{other}"
-            self.note(rule, address, f"the same as {first}")
-        if isinstance(record, Chat) and (question := prompt_key(record)):
-            answer, first = self.answers.setdefault(question, (key, address))
+            self.note(rule, address, f"the same as {where}")
+        if isinstance(record, Chat):
+            answer, first = self.answers.setdefault(_short(prompt_key(record)), (key, place))
             if answer != key:
-                self.note("contradictory_answer", address, f"{first} answers the same question otherwise")
+                where = self._place(first)[1]
+                self.note("contradictory_answer", address, f"{where} answers the same question otherwise")
+
+    def _place(self, place: int) -> tuple[Split, str]:
+        """What the file of a place is for, and its address; in the file at hand the row alone."""
+        use, path = self.files[place >> 40]
+        row = place & (1 << 40) - 1
+        return use, f"row {row}" if place >> 40 == len(self.files) - 1 else f"{path}:{row}"
 
     def _look(self, address: str, where: str, text: str) -> None:
         """Marks of a text that was made or converted wrongly."""
@@ -269,6 +281,10 @@ class _Doctor:
         bad: tuple[Severity, str] = ("error" if self.data.on_bad_row == "error" else "warning", _BAD_ROW)
         severity, fix = bad if rule in self.bad else RULES[rule]
         return Finding(rule, severity, count, tuple(self.examples[rule]), fix)
+
+
+def _short(key: Key) -> int:
+    return int.from_bytes(key[:8], "little")
 
 
 def _objective(record: Record) -> ObjectiveKind:

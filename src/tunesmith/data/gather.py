@@ -24,7 +24,7 @@ from tunesmith.data.sources import BadRow, Row, parse, raw_rows
 from tunesmith.data.splits import Key, Split
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter
-from tunesmith.recipe import DataFormat, Source
+from tunesmith.recipe import DataFormat, ObjectiveKind, Source
 
 _HEAD_ROWS = 200
 _HEAD_BYTES = 4 << 20
@@ -70,6 +70,17 @@ def open_source(source: Source, reporter: Reporter | None = None) -> Opened:
         return Opened(source, None, "no row could be read", rows)
     found = explain(values, source.path, source.columns)
     return Opened(source, found.format, found.why, rows)
+
+
+def objective_of(path: str) -> ObjectiveKind:
+    """What a lone data file can be used for: documents are learnt whole, anything else by its answers.
+
+    A file that cannot be told is left to those who report it.
+    """
+    try:
+        return "pretrain" if open_source(Source(path=path)).format == "text" else "sft"
+    except DataError:
+        return "sft"
 
 
 @dataclass(slots=True)
