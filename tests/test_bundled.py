@@ -11,7 +11,9 @@ from random import Random
 import pytest
 
 from tunesmith import bundled
+from tunesmith.app.stage import write_recipe
 from tunesmith.errors import FolderError
+from tunesmith.recipe import Recipe, load
 
 DATA = bundled.path("data")
 TRAIN = ("orders.json", "notes.jsonl", "dialogues.jsonl", "history.jsonl")
@@ -129,16 +131,23 @@ def test_a_missing_bundled_file_is_named() -> None:
         bundled.path("nothing-here")
 
 
-def test_the_demo_recipe_leads_into_the_package_from_any_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir("/")
-    recipe = bundled.recipe("demo", output="runs/elsewhere")
+def demo_recipe(folder: Path) -> Recipe:
+    """The recipe as the demo leaves it behind."""
+    write_recipe(folder / "demo.yaml")
+    return load(folder / "demo.yaml")
+
+
+def test_the_demo_recipe_leads_into_the_package_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = demo_recipe(tmp_path)
     named = [*(source.path for source in recipe.data.train), recipe.data.validation, recipe.data.test]
     named += [task.path for task in recipe.evaluation.tasks] + [recipe.model.path]
-    assert all(Path(str(name)).exists() for name in named)
-    assert recipe.output == "runs/elsewhere"
+    assert all(Path(str(name)).is_absolute() and Path(str(name)).exists() for name in named)
 
 
-def test_the_demo_neither_learns_nor_stops_by_its_test() -> None:
-    recipe = bundled.recipe("demo")
+def test_the_demo_neither_learns_nor_stops_by_its_test(tmp_path: Path) -> None:
+    recipe = demo_recipe(tmp_path)
     learnt = {source.path for source in recipe.data.train} | {recipe.data.validation}
     assert not learnt & {recipe.data.test, *(task.path for task in recipe.evaluation.tasks)}
