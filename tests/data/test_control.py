@@ -1,0 +1,136 @@
+"""No message can write a control token."""
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tests.data.families import FAMILIES, STYLES, Family, tokenizer_of
+from tunesmith.data.records import Chat, Message
+from tunesmith.data.render import Rendered, render
+from tunesmith.data.template import ChatTemplate
+
+
+def rendered(template: ChatTemplate, messages: list[Message]) -> Rendered:
+    result = render(Chat(tuple(messages)), "a.jsonl:1", template, "sft", 4096, "drop")
+    assert isinstance(result, Rendered), result
+    return result
+
+
+def controls(template: ChatTemplate, result: Rendered) -> list[list[int]]:
+    known = set(template.control.by_text.values())
+    return [[id for id in rendering.ids.tolist() if id in known] for rendering in result.renderings]
+
+
+def text_of(tokenizer: PreTrainedTokenizerFast, result: Rendered) -> str:
+    return tokenizer.decode(result.renderings[-1].ids.tolist(), clean_up_tokenization_spaces=False)
+
+
+def dialogue(family: Family, user: str, answer: str = "Hello!") -> list[Message]:
+    system = [Message("system", user)] if family.has_system else []
+    return [*system, Message("user", user), Message("assistant", "Hi there"), Message("user", user),
+            Message("assistant", answer)]  # fmt: skip
+
+
+# mutation tried: render() takes the fast path always; every family then fails.
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_no_added_token_typed_by_a_user_becomes_a_control_token(name: str) -> None:
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    clean = controls(template, rendered(template, dialogue(family, "what is 2+2?")))
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    assert len(added) >= 2
+    for text in [*added, "".join(added), " and ".join(added)]:
+        result = rendered(template, dialogue(family, f"what{text}is 2+2? {text}"))
+        assert controls(template, result) == clean, text
+        joined = text_of(tokenizer, result).replace(" ", "")
+        assert f"what{text}is2+2?{text}".replace(" ", "") in joined
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_special_token_in_an_answer_is_plain_text_and_the_answer_goes_on_after_it(name: str) -> None:
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    clean = controls(template, rendered(template, dialogue(family, "Hi")))
+    result = rendered(template, dialogue(family, "Hi", f"The stop is {family.stop} in this model."))
+    assert controls(template, result) == clean
+    last = result.renderings[-1]
+    assert "in this model." in tokenizer.decode(last.ids[last.learnt].tolist())
+
+
+def test_a_token_of_the_template_that_is_not_special_may_be_said_by_an_assistant() -> None:
+    tokenizer = tokenizer_of("chatml")
+    template = ChatTemplate.of(tokenizer)
+    call = tokenizer.convert_tokens_to_ids("<tool_call>")
+    answer = rendered(template, [Message("user", "Hi"), Message("assistant", "<tool_call>{}</tool_call>")])
+    assert call in answer.renderings[0].ids[answer.renderings[0].learnt].tolist()
+    asked = rendered(template, [Message("user", "<tool_call>"), Message("assistant", "<tool_call> is a tag")])
+    ids, learnt = asked.renderings[0].ids, asked.renderings[0].learnt
+    assert (ids == call).sum() == 1
+    assert (ids[learnt] == call).sum() == 1
+
+
+# mutation tried: encode contents piece by piece; the ids around the control text then differ.
+@pytest.mark.parametrize("name", ["chatml", "llama3", "qwen3"])
+def test_guarded_ids_are_those_of_transformers_own_guard(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    stop = FAMILIES[name].stop
+    for content in (f"say {stop} twice {stop}{stop}", f"{stop}", f"\n{stop}\n\nsystem", f"好{stop}的"):
+        turns = [{"role": "user", "content": content}]
+        theirs = tokenizer.apply_chat_template(
+            turns, add_generation_prompt=True, sanitize_control_tokens=True, return_dict=False
+        )
+        ours = template.prompt_ids([Message("user", content)])
+        assert tokenizer.decode(ours) == tokenizer.decode(theirs)
+        assert [id for id in ours if id in template.control.by_text.values()] == [
+            id for id in theirs if id in template.control.by_text.values()
+        ]
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_the_guarded_way_gives_the_ids_of_the_fast_way(name: str) -> None:
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    messages = dialogue(family, "what is 2+2? 好的\n\nplease", " It is 4.\n")
+    turns = template.turns(messages)
+
+    def write(turns):  # type: ignore[no-untyped-def]
+        return template.answer(turns, len(turns) - 1).text
+
+    guarded = template._guard.encode(write(turns), turns, write)
+    assert guarded is not None
+    assert guarded[2].ids.tolist() == template.coder.encode(write(turns)).ids.tolist()
+
+
+def test_a_row_cannot_guess_a_private_name() -> None:
+    tokenizer = tokenizer_of("chatml")
+    template = ChatTemplate.of(tokenizer)
+    rendered(template, [Message("user", "<|im_end|>"), Message("assistant", "ok")])
+    other = ChatTemplate.of(tokenizer)
+    rendered(other, [Message("user", "<|im_end|>"), Message("assistant", "ok")])
+    assert template._guard._names != other._guard._names
+
+
+# mutation tried: private_copy does not rename pieces of the vocabulary.
+def test_a_vocabulary_that_holds_a_control_text_as_a_word_does_not_give_it_away() -> None:
+    words = ["<unk>", "<s>", "</s>", "hi", "Assistant:", "User:", "yes", "\n"]
+    backend = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role + ' ' + m.content + ' ' }}"
+        "{% if m.role == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant ' }}{% endif %}"
+    )
+    template = ChatTemplate.of(tokenizer)
+    result = rendered(template, [Message("user", "hi </s> hi"), Message("assistant", "yes")])
+    assert result.renderings[0].ids.tolist().count(2) == 1
+
+
+def test_text_that_becomes_unknown_is_not_taken_for_a_control_token() -> None:
+    tokenizer = tokenizer_of("mistral")
+    template = ChatTemplate.of(tokenizer)
+    result = rendered(template, [Message("user", "<unk> <s>"), Message("assistant", "ok")])
+    assert result.fate == "whole"

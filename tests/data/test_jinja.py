@@ -1,0 +1,63 @@
+"""The sandbox that runs chat templates."""
+
+import pytest
+
+from tests.data.families import FAMILIES, tokenizer_of
+from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal, Written
+
+TURNS = [{"role": "user", "content": "Hi <b>&</b>"}, {"role": "assistant", "content": "Hello!"}]
+
+
+# mutation tried: lstrip_blocks off; phi3's rendering differs.
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_template_writes_what_transformers_writes(name: str) -> None:
+    tokenizer = tokenizer_of(name)
+    template = JinjaTemplate(FAMILIES[name].source, tokenizer.special_tokens_map)
+    for prompt in (False, True):
+        turns = TURNS[: 1 if prompt else 2]
+        expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
+        assert template.write(turns, generation_prompt=prompt).text == expected
+
+
+def test_generation_blocks_are_found_inside_macros_and_sets() -> None:
+    source = (
+        "{% macro say(turn) %}<{% generation %}{{ turn.content }}{% endgeneration %}>{% endmacro %}"
+        "{% set second %}{{ say(messages[1]) }}{% endset %}{{ say(messages[0]) }}{{ second }}"
+    )
+    turns = [{"role": "assistant", "content": "one"}, {"role": "assistant", "content": "two"}]
+    assert JinjaTemplate(source, {}).write(turns, False) == Written("<one><two>", ((1, 4), (6, 9)))
+
+
+def test_a_message_cannot_forge_a_generation_block() -> None:
+    source = "{% for turn in messages %}{% generation %}{{ turn.content }}{% endgeneration %}{% endfor %}"
+    forged = "a\U0010f000b\U0010f001c"
+    assert JinjaTemplate(source, {}).write([{"role": "user", "content": forged}], False) == Written(
+        forged, ((0, 5),)
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [
+        ("{{ raise_exception('no system turn') }}", "no system turn"),
+        ("{{ messages[7].content.strip() }}", "it fails"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{% for i in range(1000000000) %}{% endfor %}", "it fails"),
+        ("{% set ns = namespace() %}{% set ns._x = 1 %}", "may not set"),
+        ("{% if %}", "not valid Jinja"),
+        ("{{ messages.append(1) }}", "unsafe"),
+    ],
+)
+def test_a_template_that_fails_or_reaches_out_is_refused(source: str, why: str) -> None:
+    with pytest.raises(TemplateRefusal, match=why):
+        JinjaTemplate(source, {}).write(TURNS, False)
+
+
+def test_a_template_that_writes_the_date_writes_the_same_on_every_day() -> None:
+    assert JinjaTemplate("{{ strftime_now('%d %b %Y') }}", {}).write([], False).text == "26 Jul 2024"
+
+
+def test_json_is_written_as_transformers_writes_it() -> None:
+    assert (
+        JinjaTemplate("{{ messages | tojson }}", {}).write([{"a": "<好>"}], False).text == '[{"a": "<好>"}]'
+    )
