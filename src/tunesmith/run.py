@@ -250,6 +250,7 @@ def _write_beforehand(folder: RunFolder, work: Work) -> None:
 def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Reporter) -> Outcome:
     from tunesmith.engine.world import seed_everything
     from tunesmith.evaluation.report import write_report
+    from tunesmith.model.load import checkpoint_layers
     from tunesmith.tuning.build import build
 
     began = time.perf_counter()
@@ -264,7 +265,7 @@ def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Repo
         f"{tuned.trainable_count} parameters train, {expected} were planned"
     )
     if work.plan.checkpointing == "full":
-        lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_layers(lm)
     fitted = _fit(work, folder, tuned, method, stop_after, reporter)
     finished = fitted.status != "interrupted"
     after = test = None

@@ -7,6 +7,7 @@ from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.errors import RecipeError
 from tunesmith.model.forward import learnt_hidden
+from tunesmith.model.load import checkpoint_layers
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.recipe import Freeze, Full, Lora
 from tunesmith.tuning.build import build
@@ -126,7 +127,7 @@ def test_checkpointed_layers_give_the_same_gradients(tuning):
         model = tiny_model()
         tuned = build(tuning).prepare(model, seed=0)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_layers(model)
         tuned.model.train()
         summed_loss(tuned.model, BATCH).backward()
         grads.append({name: p.grad for name, p in tuned.trainable.items()})

@@ -113,6 +113,15 @@ def _said_plainly(path: str, part: str) -> Iterator[None]:
         raise ModelError.at(path, f"the {part} cannot be loaded: {first[:300]}", fix) from error
 
 
+def checkpoint_layers(lm: PreTrainedModel) -> None:
+    """Keep only each layer's input and recompute the rest in the backward pass, while the model trains."""
+    # non-reentrant: gradients reach adapters though no input of the first layer needs one
+    if hasattr(lm, "activation_checkpointing_enable"):  # transformers >= 5.21
+        lm.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+
+
 @contextlib.contextmanager
 def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
     """Within: attention that knows a key-value cache and left padding (torch's SDPA); after: packed attention again."""
