@@ -24,6 +24,9 @@ def messages(*turns: tuple[Any, Any]) -> dict[str, Any]:
 
 
 U, A, S, OUT = ("user", "Q"), ("assistant", "R"), ("system", "S"), ("assistant", "O")
+CALLING = {
+    "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "R", "tool_calls": [{}]}]
+}
 UNWEIGHTED = {
     "messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "R", "weight": 0}]
 }
@@ -92,6 +95,7 @@ FAULTS: list[tuple[DataFormat, Any, str, str]] = [
     ("messages", messages(U, ("tool", "x"), A), "unknown_role", "tool turns are not read yet"),
     ("messages", messages((["user"], "x"), A), "wrong_type", "messages[0].role is a list"),
     ("messages", {**messages(U, A), "tools": [{}]}, "tools_not_supported", "tools"),
+    ("messages", CALLING, "tools_not_supported", "messages[1] calls tools"),
     ("messages", UNWEIGHTED, "weight_not_supported", "messages[1]"),
     ("alpaca", {"instruction": "I"}, "missing_key", "output is missing"),
     ("alpaca", {"instruction": "I", "output": ""}, "empty_answer", "empty answer"),
