@@ -18,7 +18,8 @@ from tunesmith.errors import DataError
 from tunesmith.evaluation.evaluate import check_tasks, evaluate
 from tunesmith.evaluation.forgetting import compare
 from tunesmith.evaluation.scores import from_json
-from tunesmith.recipe import Task
+from tunesmith.recipe import Freeze, Lora, Task
+from tunesmith.tuning.build import build
 
 
 @pytest.fixture
@@ -108,3 +109,34 @@ def test_two_hundred_prompts_take_seconds(tmp_path):
     begin = time.perf_counter()
     evaluate(model, tokenizer, template, tasks=[task], micro_tokens=4096)
     assert time.perf_counter() - begin < 20
+
+
+# mutation tried: no autocast in ready_to_answer and held_out_loss (freeze then mixes dtypes and torch refuses)
+@pytest.mark.parametrize("tuning", [Lora(method="lora", rank=4), Freeze(method="freeze", last_layers=1)])
+def test_a_model_of_two_precisions_can_be_measured(tasks, tuning):
+    model, tokenizer, template = bench()
+    tuned = build(tuning).prepare(model.to(torch.bfloat16), 0)
+    found = evaluate(
+        tuned.model, tokenizer, template, held_out=held_out(template), tasks=tasks, probes=["Hi"]
+    )
+    wide, tokenizer, template = bench()
+    reference = evaluate(wide, tokenizer, template, held_out=held_out(template))
+    assert found.heldout.loss_nats == pytest.approx(reference.heldout.loss_nats, rel=0.02)
+
+
+def test_an_adapter_answers_like_the_model_it_merges_into(tasks):
+    model, tokenizer, template = bench()
+    method = build(Lora(method="lora", rank=4))
+    tuned = method.prepare(model, 0)
+    with torch.no_grad():
+        for parameter in tuned.trainable.values():
+            parameter.add_(0.02)
+    wrapped = evaluate(
+        tuned.model, tokenizer, template, held_out=held_out(template), tasks=tasks[:3], probes=["Hi"]
+    )
+    merged = evaluate(
+        method.merge(tuned.model), tokenizer, template, held_out=held_out(template), tasks=tasks[:3], probes=["Hi"]
+    )  # fmt: skip
+    assert wrapped.probes == merged.probes
+    assert wrapped.items == merged.items
+    assert wrapped.heldout.nats == pytest.approx(merged.heldout.nats, rel=1e-4)

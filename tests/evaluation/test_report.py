@@ -96,8 +96,8 @@ def write(tmp_path, after=True, status="done", **more):
     append(folder.events, Rescued(step=7, reason="gradient was not finite", action="skipped"))
     write_report(
         folder, RECIPE, before=evaluated(2, 300, 3, "I *am* |new|\nhere", 20.0),
-        after=evaluated(170, 150, 3, "the desk", 10.0) if after else None, test=None, ledger=LEDGER, plan=Plan(),
-        fit=Fit(status), facts=Facts(), trainable=100, **more,
+        after=evaluated(170, 150, 3, "the desk", 10.0) if after else None, test=None, ledger=LEDGER,
+        plan=Plan(), fit=Fit(status), facts=Facts(), trainable=100, **more,
     )  # fmt: skip
     return json.loads(folder.report.read_text(encoding="utf-8")), folder.report_text.read_text(
         encoding="utf-8"
@@ -144,8 +144,9 @@ def test_report_json_has_every_contracted_field(tmp_path):
 def test_a_person_finds_what_they_ask_for(tmp_path):
     _, text = write(tmp_path)
     for wanted in (
-        "# my-run", "100 of 1,000 parameters trained (10.0%)", "ran to its end", "3.00 GB", "n = 200",
-        "| desk (exact match) | 1.0% | 85.0% |", "| training time | 1.7 min | 2.0 min |", "`exact_match|greedy`",
+        "# my-run", "100 of 1,000 parameters trained (10.0%)", "ran to its end", "3.00 GB",
+        "n = 200", "| desk (exact match) | 1.0% | 85.0% |", "| training time | 1.7 min | 2.0 min |",
+        "`exact_match|greedy`",
         "+84.0 points (", "**better**", "**Forgotten: world.**", "few: 5 items are too few to tell", "▁", "█",
         "2 empty_answer",
         "Step 7: gradient was not finite; skipped.", "tunesmith export", "held-out loss",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.tiny import FAMILIES, tiny_model
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import CertificateError, FolderError
 from tunesmith.export.adapter import export_adapter
-from tunesmith.export.certificate import probe_ids, probe_logits, stored_dtype
+from tunesmith.export.certificate import file_sha256, probe_ids, probe_logits, stored_dtype, weight_hashes
 from tunesmith.export.merge import Trained, export_merged
 from tunesmith.model.load import DTYPES, load_model, save_model
 from tunesmith.recipe import Freeze, Full, Lora, Model
@@ -87,11 +88,14 @@ def test_the_certificate_has_the_contracted_fields(tmp_path):
     trained = train(tmp_path)
     export_merged(trained, tmp_path / "merged", "fp32")
     value = json.loads((tmp_path / "merged/certificate.json").read_text(encoding="utf-8"))
-    assert value["probes"]["n"] == 32
+    assert value["probes"] == 32
     assert value["dtype"] == "fp32"
     assert set(value["base"]) == {"model.safetensors"}
     assert set(value["adapter"]) == {"adapter_model.safetensors"}
     assert all(len(digest) == 64 for digest in value["base"].values())
+    assert value["adapter"]["adapter_model.safetensors"] == file_sha256(
+        trained.trained / "adapter_model.safetensors"
+    )
     assert {"max_abs_logit_difference", "kl_nats", "top1_agreement", "passed"} <= set(value)
 
 
@@ -206,3 +210,13 @@ def test_large_models_are_sharded(tmp_path):
     value = export_merged(sharded, tmp_path / "merged", "fp32")
     assert len(value["adapter"]) > 1
     assert value["passed"]
+
+
+def test_hashes_are_those_of_the_files_wherever_the_model_is(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").write_bytes(b"weights")
+    known = {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    assert weight_hashes(tmp_path / "model") == known
+    (tmp_path / "recipe.yaml").write_text("")
+    assert weight_hashes(tmp_path) == known
+    assert weight_hashes(None) == weight_hashes(Path("nobody/nothing-at-all")) == {}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tunesmith.data.records import Message
 from tunesmith.errors import CertificateError, Problem
-from tunesmith.folder import write_json
+from tunesmith.folder import RunFolder, is_run, write_json
 from tunesmith.model.generate import context_length, ready_to_answer
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ def certificate(
         "form": form,
         **{part: dict(files) for part, files in hashes.items()},
         "dtype": dtype,
-        "probes": {"n": probes, "positions": POSITIONS},
+        "probes": probes,
+        "positions": POSITIONS,
         **asdict(difference),
         "threshold": threshold(dtype, difference, rounding_kl_nats),
         "checks": dict(checks or {}),
@@ -177,10 +178,23 @@ def write_certificate(folder: Path, value: dict[str, Any]) -> None:
     write_json(folder / FILE, value)
 
 
-def weight_hashes(folder: Path | None) -> dict[str, str]:
-    """sha256 of each weight file of a folder, by name; empty where there is none."""
+def weight_hashes(model: Path | None) -> dict[str, str]:
+    """sha256 of each weight file of a model folder, run folder or cached hub id, by name; or none."""
+    folder = _weights_of(model) if model is not None else None
     files = sorted(folder.glob("*.safetensors")) if folder is not None else []
     return {file.name: file_sha256(file) for file in files}
+
+
+def _weights_of(model: Path) -> Path | None:
+    if is_run(model):
+        run = RunFolder(model)
+        return run.model if run.model.is_dir() else run.adapter
+    if model.is_dir():
+        return model
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model.as_posix(), "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def file_sha256(path: Path) -> str:

@@ -70,7 +70,7 @@ def export_merged(
         reporter.progress("merging", 0, 3)
         model = trained.open(torch.float32)
         prompts = probe_ids(trained.template, probes, longest_probe(model))
-        exact = probe_logits(model, prompts)
+        exact, device = probe_logits(model, prompts), next(model.parameters()).device
         # rounded here, once: transformers writes the parameters' own dtype into config.json
         lm: Any = trained.merge(model).to(DTYPES[dtype])
         save_model(lm, trained.tokenizer, trained.template, stage, DTYPES[dtype])
@@ -78,7 +78,7 @@ def export_merged(
         reporter.progress("merging", 1, 3)
         served = exact if dtype == "fp32" else probe_logits(trained.open(DTYPES[dtype]), prompts)
         reporter.progress("merging", 2, 3)
-        merged = _read_back(stage, DTYPES[dtype], prompts)
+        merged = _read_back(stage, DTYPES[dtype], device, prompts)
         value = certificate(
             "merged",
             dtype,
@@ -93,7 +93,9 @@ def export_merged(
     return value
 
 
-def _read_back(folder: Path, dtype: torch.dtype, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
+def _read_back(
+    folder: Path, dtype: torch.dtype, device: torch.device, prompts: Sequence[Sequence[int]]
+) -> list[Tensor]:
     """Logits of the folder as anyone would load it."""
     from transformers import AutoModelForCausalLM
 
@@ -106,7 +108,7 @@ def _read_back(folder: Path, dtype: torch.dtype, prompts: Sequence[Sequence[int]
         raise CertificateError.at(
             "merged", f"tensors are missing or too many: {', '.join(names)}", "nothing was exported"
         )
-    return probe_logits(model.eval(), prompts)
+    return probe_logits(model.to(device).eval(), prompts)
 
 
 def text_checks(trained: Trained, folder: Path) -> dict[str, bool]:
