@@ -15,7 +15,7 @@ import numpy as np
 from tunesmith.data.control import Turn
 from tunesmith.data.records import Record, Text
 from tunesmith.data.samples import Rendering
-from tunesmith.data.template import Answer, ChatTemplate, Encoded, Refused
+from tunesmith.data.template import Answer, ChatTemplate, Encoded, Refused, borders_in
 from tunesmith.recipe import ObjectiveKind
 
 Fate = Literal["whole", "shortened", "split", "expanded"]
@@ -120,8 +120,8 @@ def draft(
     if every_token or all(whole.text.startswith(each.text[: each.end]) for each in answers):
         return [_draft(template, turns, answers, address, every_token, None)] if _any(answers) else []
     return [
-        _draft(template, turns[: each.turn + 1], [each], address, False, each.turn)
-        for each in answers
+        _draft(template, turns[: each.turn + 1], answers[: number + 1], address, False, each.turn)
+        for number, each in enumerate(answers)
         if each.learnt
     ]
 
@@ -134,8 +134,7 @@ def draft_one(template: ChatTemplate, turns: Sequence[Turn], address: str, like:
         if len(drafts) != 1:
             raise Refused("template_unstable", "the template writes the shortened dialogue differently")
         return drafts[0]
-    number = len(turns) - 1
-    return _draft(template, turns, [template.answers_at(turns, number)], address, False, number)
+    return _draft(template, turns, template.answers(turns), address, False, len(turns) - 1)
 
 
 def _any(answers: Sequence[Answer]) -> bool:
@@ -150,14 +149,16 @@ def _draft(
     every_token: bool,
     turn: int | None,
 ) -> Draft:
+    """All of `answers` are learnt, or only that of `turn`; or every token."""
     last = answers[-1]
-    learnt_answers = [answer for answer in answers if answer.learnt]
+    chosen = [answer for answer in answers if answer.learnt and turn in (None, answer.turn)]
 
     def write(turns: Sequence[Turn]) -> str:
         return template.answers_at(turns, last.turn).text
 
     # Where every token is learnt, no border matters: the ids are the tokenizer's own.
-    encoded = template.encode(last.text, turns, [] if every_token else learnt_answers, write, "dialogue")
+    borders = [] if every_token else borders_in(last.text, answers)
+    encoded = template.encode(last.text, turns, borders, [] if every_token else chosen, write, "dialogue")
     size = len(encoded.tokens)
     learnt = _all_but_first(size) if every_token else np.zeros(size, bool)
     for start, end in encoded.learnt:

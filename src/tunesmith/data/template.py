@@ -153,7 +153,9 @@ class ChatTemplate:
             return self.prompt_text(turns, **options)
 
         try:
-            encoded = self.encode(write(turns), turns, (), write, f"prompt {thinking}")
+            text = write(turns)
+            borders = borders_in(text, self.answers(turns))
+            encoded = self.encode(text, turns, borders, (), write, f"prompt {thinking}")
         except TemplateRefusal as refusal:
             raise _template_error(f"refuses this dialogue: {refusal}") from refusal
         except Refused as refused:
@@ -274,10 +276,17 @@ class ChatTemplate:
                 raise Refused("content_lost", f"the template does not write the answer's {key} as it is")
 
     def encode(
-        self, text: str, turns: Sequence[Turn], answers: Sequence[Answer], write: Write, kind: str
+        self,
+        text: str,
+        turns: Sequence[Turn],
+        borders: Sequence[int],
+        answers: Sequence[Answer],
+        write: Write,
+        kind: str,
     ) -> Encoded:
-        """Exact tokens of `text`, which `write(turns)` gave, with borders at the answers.
+        """Exact tokens of `text`, which `write(turns)` gave; no token reaches over the borders.
 
+        `borders` are characters, rising; those where `answers` start are among them.
         `kind` names what `write` writes: equal shapes have equal control tokens in texts of a kind.
         Raises Refused where a control token in a content cannot be kept out.
         """
@@ -294,11 +303,10 @@ class ChatTemplate:
                 )
             coder, neutral, tokens = guarded
             private, place = neutral.private, neutral.place
-        learnt = []
-        for answer in answers:
-            tokens, first = coder.border(private, tokens, place(answer.start))
-            learnt.append((first, place(answer.end)))
-        spans = tuple((first, tokens.control_reaching(end)) for first, end in learnt)
+        firsts: dict[int, int] = {}
+        for border in borders:
+            tokens, firsts[border] = coder.border(private, tokens, place(border))
+        spans = tuple((firsts[each.start], tokens.control_reaching(place(each.end))) for each in answers)
         if any(last >= len(tokens) or tokens.ids[last] != self.stop.id for _, last in spans):
             raise Refused("no_stop", f"{self.stop.text!r} does not stand after the answer as one token")
         return Encoded(tokens, spans, place)
@@ -335,7 +343,16 @@ class ChatTemplate:
         answer = self.answer(_PROBE, 1)
         if not answer.learnt:
             raise Refused("nothing_learnt", "has {% generation %} blocks, but none around an answer")
-        self.encode(answer.text, _PROBE, [answer], lambda turns: self.answer(turns, 1).text, "probe")
+        borders = borders_in(answer.text, [answer])
+        self.encode(answer.text, _PROBE, borders, [answer], lambda turns: self.answer(turns, 1).text, "probe")
+
+
+def borders_in(text: str, answers: Sequence[Answer]) -> list[int]:
+    """Characters of `text` where answers begin, as far as it has the same before them as inference had.
+
+    Past answers too: a model's own answer was written behind its prompt, token by token.
+    """
+    return [each.start for each in answers if text.startswith(each.text[: each.start])]
 
 
 def _same(place: int) -> int:
