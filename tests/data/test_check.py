@@ -16,6 +16,12 @@ from tunesmith.data.check import CheckReport, Finding, check
 from tunesmith.recipe import Data
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property: a new one each is slower than the test."""
+    return tmp_path_factory.mktemp("examples")
+
+
 def doctor(train: Any, exact: bool = False, **options: Any) -> CheckReport:
     data = Data(train=train, **{"validation": 0.1, **options})
     return check(data, objective="sft", template=byte_template() if exact else None)
@@ -139,10 +145,8 @@ def test_json_has_its_shape(tmp_path: Path) -> None:
 @given(
     data=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.txt"]), exact=st.booleans()
 )
-def test_no_bytes_make_the_doctor_ill(
-    tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str, exact: bool
-) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / name
+def test_no_bytes_make_the_doctor_ill(folder: Path, data: bytes, name: str, exact: bool) -> None:
+    path = folder / name
     path.write_bytes(data)
     json.dumps(doctor(str(path), exact).to_json(), ensure_ascii=False).encode()
 

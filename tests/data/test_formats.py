@@ -148,9 +148,12 @@ def test_recognition_says_what_gave_it_away() -> None:
     assert explain([{"question": "q", "answer": "a"}], "a", {}).why == "rows have 'question' and 'answer'"
 
 
+# mutation tried: the order of formats before the number of rows
 def test_most_rows_decide() -> None:
     rows = [{"text": "x"}] + [{"instruction": "i", "output": "o"}] * 3
     assert recognise(rows, "a.jsonl", {}) == "alpaca"
+    rows = [{"messages": []}] + [{"text": "x"}] * 2
+    assert explain(rows, "a.jsonl", {}).why == "2 of the first 3 rows have 'text'"
 
 
 def test_unknown_column_names_are_refused() -> None:

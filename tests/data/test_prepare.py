@@ -24,6 +24,12 @@ from tunesmith.errors import DataError
 from tunesmith.recipe import Data
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property: a new one each is slower than the test."""
+    return tmp_path_factory.mktemp("examples")
+
+
 def line(question: str, answer: str = "yes") -> str:
     return json.dumps({"prompt": question, "response": answer})
 
@@ -66,7 +72,7 @@ KINDS = {
     objective=st.sampled_from(["sft", "pretrain"]),
 )
 def test_the_books_balance(
-    tmp_path_factory: pytest.TempPathFactory,
+    folder: Path,
     sources: list[list[str]],
     overlength: str,
     limit: int | None,
@@ -74,7 +80,6 @@ def test_the_books_balance(
     test: Any,
     objective: str,
 ) -> None:
-    folder = tmp_path_factory.mktemp("books")
     marked = [
         [KINDS[kind].replace('"q', f'"q{i % 3} {number % 5}') for number, kind in enumerate(kinds)]
         for i, kinds in enumerate(sources)
@@ -300,10 +305,30 @@ def test_overlength_error_names_the_rows(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(data=st.binary(max_size=200), name=st.sampled_from(["a.jsonl", "a.json", "a.txt"]))
-def test_no_bytes_crash_a_run(tmp_path_factory: pytest.TempPathFactory, data: bytes, name: str) -> None:
-    path = tmp_path_factory.mktemp("fuzz") / name
+def test_no_bytes_crash_a_run(folder: Path, data: bytes, name: str) -> None:
+    path = folder / name
     for content in (data, line("q").encode() + b"\n" + data + b"\n" + line("r").encode()):
         path.write_bytes(content)
         for policy in ("error", "drop"):
             with contextlib.suppress(DataError):
                 run(str(path), "pretrain" if name == "a.txt" else "sft", on_bad_row=policy)
+
+
+names = st.sampled_from(["messages", "role", "content", "prompt", "response", "history", "text", "output"])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    rows=st.lists(json_values | st.sampled_from([{"prompt": "q", "response": "a"}]), min_size=1, max_size=6)
+)
+def test_no_json_crashes_a_run(folder: Path, rows: list[Any]) -> None:
+    path = write(folder / "a.jsonl", [json.dumps(row) for row in rows])
+    for policy in ("error", "drop"):
+        with contextlib.suppress(DataError):
+            ledger = run(path, on_bad_row=policy).ledger
+            assert ledger.sources[0].rows_in == len(rows)

@@ -17,6 +17,12 @@ from tunesmith.recipe import Source
 GOOD = b'{"prompt": "a", "response": "b"}'
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all examples of a property: a new one each is slower than the test."""
+    return tmp_path_factory.mktemp("examples")
+
+
 def rows_of(path: Path, data: bytes, split: str = "auto") -> list[Row | BadRow]:
     path.write_bytes(data)
     return list(read_rows(Source(path=str(path), split=split)))  # type: ignore[arg-type]
@@ -181,22 +187,46 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(items=st.lists(values, max_size=5), indent=st.sampled_from([None, 0, 1, 4]), ascii=st.booleans())
 def test_an_array_is_cut_where_json_cuts_it(
-    tmp_path_factory: pytest.TempPathFactory, items: list[object], indent: int | None, ascii: bool
+    folder: Path, items: list[object], indent: int | None, ascii: bool
 ) -> None:
     text = json.dumps(items, indent=indent, ensure_ascii=ascii)
     if "\\u0000" in text or "\\ud" in text:
         return
-    rows = rows_of(tmp_path_factory.mktemp("a") / "a.json", text.encode())
+    rows = rows_of(folder / "a.json", text.encode())
     assert [row.value for row in rows if isinstance(row, Row)] == items
 
 
-@settings(deadline=None, max_examples=100)
+objects = st.dictionaries(st.text(max_size=4), values, min_size=1, max_size=3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    items=st.lists(objects, min_size=2, max_size=6),
+    indent=st.sampled_from([None, 0, 2]),
+    place=st.floats(0, 1, exclude_max=True),
+    byte=st.sampled_from(b'"{}[],:\\\nx\xff\x00'),
+)
+def test_a_damaged_byte_spoils_no_item_before_it(
+    folder: Path, items: list[object], indent: int | None, place: float, byte: int
+) -> None:
+    pieces = [json.dumps(item, indent=indent, ensure_ascii=False).encode() for item in items]
+    data = bytearray(b"[\n" + b",\n".join(pieces) + b"\n]")
+    at = 2 + int(place * (len(data) - 4))
+    data[at] = byte
+    ends = [2 + sum(len(piece) + 2 for piece in pieces[: n + 1]) - 1 for n in range(len(pieces))]
+    before = sum(end < at for end in ends)
+    rows = rows_of(folder / "a.json", bytes(data))
+    for row, item, piece in zip(rows[:before], items, pieces):
+        assert b"\\u0000" in piece or (isinstance(row, Row) and row.value == item)
+    assert len(rows) >= before
+
+
+@settings(deadline=None, max_examples=60)
 @given(data=st.binary(max_size=300) | st.text(alphabet='{}[]",:\\ \n1a\0é', max_size=120).map(str.encode))
-def test_no_bytes_crash_the_reader(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    folder = tmp_path_factory.mktemp("fuzz")
+def test_no_bytes_crash_the_reader(folder: Path, data: bytes) -> None:
     for name, split in [("a.jsonl", "auto"), ("a.json", "auto"), ("a.txt", "auto"), ("a.txt", "file")]:
         for content in (data, b"[" + data, b"[\n {" + data):
             try:
