@@ -1,0 +1,276 @@
+"""Advice before a run: rules as plain functions of a case, each with its reason, its source and the change.
+
+Case(recipe, facts, data summary, device, ...) -> rule -> Advice | None
+A rule stays silent where it lacks what it needs to know; none speaks to a recipe that is good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tunesmith.plan import data_advice as data_rules
+from tunesmith.plan.case import Advice, Case
+from tunesmith.recipe import Freeze, Full, Lora, steps_of
+
+FEWEST_STEPS, GOOD_STEPS = 20, 50
+MOST_EPOCHS = 5
+MOST_REPEATS = 10
+# The notes' rates are of models with billions of weights; small ones learn at larger rates.
+SMALL_MODEL = 100_000_000
+MOST_LR_FULL, MOST_LR_PRETRAIN, MOST_LR_LORA = 2e-5, 1e-4, 1e-3
+
+Rule = Callable[[Case], Advice | None]
+
+
+def advise(case: Case) -> tuple[Advice, ...]:
+    """What every rule has to say, the weightiest first."""
+    return tuple(advice for rule in RULES if (advice := rule(case)) is not None)
+
+
+# ---- does it fit, and is it seen whether it works ----
+
+
+def does_not_fit(case: Case) -> Advice | None:
+    """More memory than there is."""
+    if case.fits:
+        return None
+    change: dict[str, Any] = {}
+    if not isinstance(case.recipe.tuning, Lora) and case.methods.get("lora"):
+        change = {"tuning.method": "lora"}
+    elif case.recipe.compute.checkpointing == "off":
+        change = {"compute.checkpointing": "full"}
+    elif case.recipe.data.max_length > 512:
+        change = {"data.max_length": case.recipe.data.max_length // 2}
+    return Advice(
+        "does_not_fit",
+        f"the run needs more memory than {case.device.name} has",
+        "the forecast of this plan",
+        change,
+    )
+
+
+def no_validation(case: Case) -> Advice | None:
+    """Nothing held out."""
+    if case.recipe.data.validation is not None:
+        return None
+    return Advice(
+        "no_validation",
+        "without held-out rows nobody sees when the model begins to learn by heart",
+        "note 003, tip 6",
+        {"data.validation": 0.05},
+    )
+
+
+def no_general_task(case: Case) -> Advice | None:
+    """Forgetting would go unseen."""
+    if case.new_model or not case.sft or any(t.group == "general" for t in case.recipe.evaluation.tasks):
+        return None
+    return Advice(
+        "no_general_task",
+        "no task of group general is scored, so what the model forgets stays unseen "
+        "(one answered 失眠怎么办 before tuning and not after)",
+        "note 001, points 5 and 17",
+    )
+
+
+# ---- how long and how fast ----
+
+
+def too_few_steps(case: Case) -> Advice | None:
+    """The optimiser hardly begins."""
+    if case.steps is None or case.data is None or case.steps >= FEWEST_STEPS:
+        return None
+    tokens = case.recipe.optim.batch_tokens * case.steps // GOOD_STEPS
+    smaller = max(case.data.longest, tokens)
+    change = {"optim.batch_tokens": smaller} if smaller < case.recipe.optim.batch_tokens else {}
+    return Advice(
+        "too_few_steps",
+        f"{case.steps} steps are too few for a warm-up and a decay; smaller steps or more epochs give more",
+        "AdamW's second moment remembers about 1000 steps, arXiv:1412.6980; note 001, point 24",
+        change,
+    )
+
+
+def warmup_too_long(case: Case) -> Advice | None:
+    """The rate hardly reaches its peak."""
+    if case.steps is None or not case.recipe.optim.warmup:
+        return None
+    warmup = steps_of(case.recipe.optim.warmup, case.steps)
+    if warmup <= max(1, 0.3 * case.steps):
+        return None
+    return Advice(
+        "warmup_too_long",
+        f"{warmup} of {case.steps} steps are warm-up: the rate would hardly be at its peak",
+        "note 001, point 24",
+        {"optim.warmup": 0.03},
+    )
+
+
+def too_many_epochs(case: Case) -> Advice | None:
+    """The same rows over and over."""
+    data, recipe = case.data, case.recipe
+    if data is None or case.new_model or data.epochs <= MOST_EPOCHS:
+        return None
+    small = isinstance(recipe.tuning, Lora) and case.facts.parameters < SMALL_MODEL
+    if recipe.evaluation.early_stop or small:
+        return None
+    return Advice(
+        "too_many_epochs",
+        f"each row is seen {data.epochs:.1f} times; beyond a few epochs a model learns rows by heart",
+        "note 001, point 3, and note 002, point 2",
+        {"budget.epochs": 3},
+    )
+
+
+def source_repeated(case: Case) -> Advice | None:
+    """A weight that repeats a small source many times."""
+    if case.data is None or case.data.most_repeats <= MOST_REPEATS or case.data.epochs > MOST_EPOCHS:
+        return None
+    return Advice(
+        "source_repeated",
+        f"its weight makes one source come {case.data.most_repeats:.0f} times while the rest comes "
+        f"{case.data.epochs:.1f} times: it will be learnt by heart",
+        "note 001, point 3",
+    )
+
+
+def rate_too_high(case: Case) -> Advice | None:
+    """Above what keeps earlier knowledge."""
+    if case.new_model or case.facts.parameters < SMALL_MODEL:
+        return None
+    most = MOST_LR_LORA if isinstance(case.recipe.tuning, Lora) else MOST_LR_FULL
+    if not isinstance(case.recipe.tuning, Lora) and not case.sft:
+        most = MOST_LR_PRETRAIN
+    if case.lr <= most:
+        return None
+    return Advice(
+        "rate_too_high",
+        f"a rate of {case.lr:g} makes this model forget; {most:g} is the most for {case.recipe.tuning.method}",
+        "note 001, points 17 and 24",
+        {"optim.lr": "auto"},
+    )
+
+
+def safety_off(case: Case) -> Advice | None:
+    """No clipping, no decay."""
+    optim = case.recipe.optim
+    change: dict[str, Any] = {}
+    if optim.grad_clip is None:
+        change["optim.grad_clip"] = 1.0
+    if optim.weight_decay == 0 and not isinstance(case.recipe.tuning, Lora):
+        change["optim.weight_decay"] = 0.1
+    if not change:
+        return None
+    return Advice(
+        "safety_off",
+        f"{' and '.join(key.rpartition('.')[2] for key in change)} off: one bad batch can spoil the weights",
+        "note 001, point 24",
+        change,
+    )
+
+
+# ---- the method ----
+
+
+def full_on_few_rows(case: Case) -> Advice | None:
+    """Every weight moves for a handful of rows."""
+    if case.data is None or case.new_model or not case.sft or not isinstance(case.recipe.tuning, Full):
+        return None
+    if case.data.rows >= 1000:
+        return None
+    return Advice(
+        "full_on_few_rows",
+        f"full tuning on {case.data.rows} rows forgets more than it learns; low-rank updates keep the base",
+        "note 001, point 8, and arXiv:2405.09673 (LoRA learns less and forgets less)",
+        {"tuning.method": "lora"},
+    )
+
+
+def rank_against_data(case: Case) -> Advice | None:
+    """A rank far too large or too small for the rows."""
+    tuning = case.recipe.tuning
+    if case.data is None or not isinstance(tuning, Lora) or not case.sft:
+        return None
+    if tuning.rank >= 64 and case.data.rows < 1000:
+        return Advice(
+            "rank_against_data",
+            f"rank {tuning.rank} has room for far more than {case.data.rows} rows",
+            "arXiv:2106.09685, section 7.2: small ranks suffice for one task",
+            {"tuning.rank": 16},
+        )
+    if tuning.rank <= 4 and case.data.rows >= 50_000:
+        return Advice(
+            "rank_against_data",
+            f"rank {tuning.rank} may be too small to hold {case.data.rows:,} rows",
+            "'LoRA Without Regret' (2025): LoRA equals full tuning until its capacity is reached",
+            {"tuning.rank": 32},
+        )
+    return None
+
+
+def rank_without_gain(case: Case) -> Advice | None:
+    """An update as large as the weight it updates."""
+    tuning = case.recipe.tuning
+    if not isinstance(tuning, Lora):
+        return None
+    narrowest = min(min(linear.inputs, linear.outputs) for linear in case.facts.linears)
+    if tuning.rank <= narrowest / 2 or (narrowest < 64 and tuning.rank <= 16):
+        return None
+    return Advice(
+        "rank_without_gain",
+        f"rank {tuning.rank} is not low beside a layer of width {narrowest}: it saves nothing",
+        "arXiv:2106.09685",
+        {"tuning.rank": max(4, narrowest // 4)},
+    )
+
+
+def freeze_is_full(case: Case) -> Advice | None:
+    """Frozen tuning that freezes nothing worth it."""
+    tuning = case.recipe.tuning
+    if not isinstance(tuning, Freeze) or tuning.last_layers <= 0.75 * case.facts.layers:
+        return None
+    return Advice(
+        "freeze_is_full",
+        f"{tuning.last_layers} of {case.facts.layers} layers train: nearly full tuning, without its freedom",
+        "note 003, freeze tuning",
+        {"tuning.last_layers": max(1, case.facts.layers // 4)},
+    )
+
+
+def slow_precision(case: Case) -> Advice | None:
+    """fp32 where bf16 is fast, bf16 where it is not."""
+    asked, device = case.recipe.compute.precision, case.device
+    if asked == "auto" or (asked == "bf16") == device.bf16:
+        return None
+    fast = "has fast bf16 matrix units" if device.bf16 else "has no bf16 matrix units: bf16 is slower there"
+    return Advice(
+        "slow_precision", f"{asked} was asked for, but {device.name} {fast}", "note 001, point 24",
+        {"compute.precision": "auto"},
+    )  # fmt: skip
+
+
+RULES: tuple[Rule, ...] = (
+    does_not_fit,
+    rate_too_high,
+    full_on_few_rows,
+    data_rules.domain_alone,
+    no_validation,
+    too_few_steps,
+    warmup_too_long,
+    too_many_epochs,
+    source_repeated,
+    data_rules.few_rows,
+    data_rules.many_rows,
+    data_rules.base_or_chat,
+    data_rules.untrained_template,
+    data_rules.length_cuts,
+    data_rules.length_beyond_positions,
+    data_rules.packing_off,
+    rank_against_data,
+    rank_without_gain,
+    freeze_is_full,
+    safety_off,
+    slow_precision,
+    no_general_task,
+)

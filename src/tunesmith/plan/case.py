@@ -1,0 +1,48 @@
+"""What a rule of advice looks at, and what it says: Case -> rule -> Advice | None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.model.facts import ModelFacts
+from tunesmith.plan.device import Device
+from tunesmith.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tunesmith.plan.summary import DataSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What to change, why, and where that is known from. `change`: recipe keys and values, perhaps none."""
+
+    rule: str
+    reason: str
+    source: str
+    change: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What rules look at. `data` and `steps` are None where data is not read; `methods`: which fit."""
+
+    recipe: Recipe
+    facts: ModelFacts
+    device: Device
+    lr: float
+    steps: int | None = None
+    data: DataSummary | None = None
+    fits: bool = True
+    methods: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def new_model(self) -> bool:
+        """Whether training starts from random weights: nothing can be forgotten."""
+        return self.recipe.model.from_config is not None
+
+    @property
+    def sft(self) -> bool:
+        """Whether answers are learnt."""
+        return self.recipe.objective == "sft"

@@ -1,0 +1,167 @@
+"""Peak memory of a run by term, for each phase of a step; the dearest phase is the forecast.
+
+    loss       weights + optimiser + saved activations + a chunk of logits
+    backward   weights + optimiser + saved activations + one layer's live gradients (+ gradients so far)
+    update     weights + optimiser + all gradients
+Counted in bytes of tensors, plus what the libraries themselves hold. Arithmetic only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunesmith.model.facts import ModelFacts
+from tunesmith.plan.activations import FP32, numbers, saved_bytes, what_trains
+from tunesmith.recipe import Full, Lora, Tuning
+from tunesmith.tuning.table import trainable_parameters
+
+# Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 380 * 2**20, "cuda": 96 * 2**20}
+# What the allocator holds beyond the tensors: freed blocks that do not fit the next request.
+ALLOCATOR_SHARE: Mapping[str, float] = {"cpu": 0.05, "cuda": 0.04}
+# The CUDA context stands outside torch's own numbers, but not outside the card.
+CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
+# How far off the forecast was, on the machines it was held against (docs/plan.md has the table).
+ERROR_SHARE: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
+# Logits of a chunk are 16 MB in fp32 (kernels/head.py); the log-sum-exp holds a second chunk meanwhile.
+CHUNK_ELEMENTS = 4_000_000
+CHUNK_COPIES = 2
+LEAST_CHUNK_ROWS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What memory depends on. `frozen_bytes` an element of a frozen weight; slack as in activations.py."""
+
+    facts: ModelFacts
+    tuning: Tuning
+    device: Literal["cpu", "cuda"]
+    bf16: bool
+    frozen_bytes: int
+    checkpointing: Literal["off", "full"]
+    tokens: int
+    targets: int
+    accumulates: bool
+    slack: float = 1.05
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Terms at the peak; they sum to peak_bytes. error_share: how far off it may be."""
+
+    terms: Mapping[str, int]
+    phase: str
+    error_share: float
+    context_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Most memory held at once."""
+        return sum(self.terms.values())
+
+    @property
+    def device_bytes(self) -> int:
+        """What the device must have: the peak and what stands beside it."""
+        return self.peak_bytes + self.context_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        """The contracted shape."""
+        return {
+            "terms": [{"name": name, "bytes": count} for name, count in self.terms.items()],
+            "peak_bytes": self.peak_bytes,
+            "phase": self.phase,
+            "error_share": self.error_share,
+        }
+
+
+def forecast_memory(load: Load) -> Memory:
+    """The dearest phase of a step."""
+    static = _static(load)
+    phases = {
+        phase: {**static, **{name: round(count) for name, count in terms.items()}}
+        for phase, terms in _phases(load).items()
+    }
+    phase = max(phases, key=lambda name: sum(phases[name].values()))
+    terms = phases[phase]
+    terms["allocator"] = round(sum(terms.values()) * ALLOCATOR_SHARE[load.device])
+    terms["framework"] = FRAMEWORK_BYTES[load.device]
+    return Memory(terms, phase, ERROR_SHARE[load.device], CONTEXT_BYTES[load.device])
+
+
+def _static(load: Load) -> dict[str, int]:
+    """What is there in every phase."""
+    facts, trainable = load.facts, trainable_parameters(load.tuning, load.facts)
+    adapters = trainable if isinstance(load.tuning, Lora) else 0
+    own = trainable - adapters
+    return {
+        "weights": (facts.parameters - own) * load.frozen_bytes + own * FP32,
+        "adapters": adapters * FP32,
+        "optimiser states": 2 * trainable * FP32,
+        "gradients": 0,
+        "saved activations": 0,
+        "live layer": 0,
+        "head": 0,
+    }
+
+
+def _phases(load: Load) -> dict[str, dict[str, float]]:
+    facts = load.facts
+    trains = what_trains(load.tuning, facts)
+    size = numbers(trains, load.bf16)
+    gradients = trainable_parameters(load.tuning, facts) * FP32
+    layers, dearest, ends = saved_bytes(facts, trains, size, load.tokens, load.targets, load.slack)
+    if load.checkpointing == "full" and layers:
+        layers, recomputed = load.tokens * facts.layers * facts.hidden_size * size.residual, dearest
+    else:
+        recomputed = 0.0
+    table = facts.embedding_parameters * FP32
+    head_trains = trains.head(facts)
+    begun = gradients if load.accumulates else (table if head_trains else 0)
+    saved = layers + ends - (table if head_trains else 0)
+    live = _live(load, size.compute)
+    embedding = table if trains.embedding else 0
+    return {
+        "loss": {
+            "gradients": gradients if load.accumulates else 0,
+            "saved activations": saved,
+            "head": (table if head_trains else 0) + _chunk(load, size.compute),
+        },
+        # the head's own gradient, scaled, beside the one it was kept as
+        "backward of the head": {
+            "gradients": gradients if load.accumulates else 0,
+            "saved activations": saved,
+            "head": 2 * table if head_trains else 0,
+        },
+        "backward of a layer": {
+            "gradients": begun,
+            "saved activations": saved + recomputed,
+            "live layer": live,
+        },
+        "end of the backward": {
+            "gradients": gradients,
+            "saved activations": recomputed or dearest if layers else 0,
+            "live layer": max(live, embedding),
+        },
+        "update": {"gradients": gradients},
+    }
+
+
+def _live(load: Load, compute: int) -> float:
+    """Gradients alive while one layer goes backward: three of the inner size, or those around attention."""
+    facts = load.facts
+    mlp = 3 * facts.intermediate_size + 2 * facts.hidden_size
+    attention = 6 * facts.attention_size * load.slack + 2 * facts.hidden_size
+    weight = max(linear.inputs * linear.outputs for linear in facts.linears) * FP32
+    own = weight if isinstance(load.tuning, Full) else 0
+    return load.tokens * max(mlp, attention) * compute + own
+
+
+def _chunk(load: Load, compute: int) -> float:
+    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider."""
+    facts = load.facts
+    rows = min(load.targets, max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS // facts.vocab_size))
+    stored = FP32 if isinstance(load.tuning, Full) else load.frozen_bytes
+    cast = facts.embedding_parameters * compute if stored != compute else 0
+    return rows * facts.vocab_size * FP32 * CHUNK_COPIES + load.targets * facts.hidden_size * compute + cast
