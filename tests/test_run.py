@@ -234,3 +234,19 @@ def test_losses_are_the_golden_ones(method, model, tmp_path):
     run.train(chosen)
     losses = [e["loss_nats"] for e in read(Path(chosen.output) / "events.jsonl") if e["kind"] == "stepped"]
     assert losses == pytest.approx(GOLDEN[method], abs=1e-4)
+
+
+@pytest.mark.parametrize("method", ["full", "freeze", "lora"])
+def test_bf16_trains_with_fp32_masters_evaluates_and_exports(method, model, tmp_path):
+    task = {"name": "say", "kind": "generate", "path": str(tmp_path / "rows.jsonl"), "max_new_tokens": 4}
+    chosen = recipe(
+        model, tmp_path, rows=12, tuning={"method": method}, compute={"precision": "bf16"},
+        data={"train": str(write_rows(tmp_path / "rows.jsonl", 12)), "validation": 3, "max_length": 128},
+        evaluation={"tasks": [task], "probes": ["hello"]},
+    )  # fmt: skip
+    outcome = run.train(chosen)
+    trained = Path(outcome.run) / ("model" if method == "full" else "adapter")
+    [weights] = [path for path in trained.glob("*.safetensors")]
+    dtypes = {tensor.dtype for tensor in load_file(weights).values()}
+    assert dtypes == ({torch.bfloat16} if method == "full" else {torch.float32})
+    assert run.export(outcome.run, "merged")["certificate"]["passed"] is True

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -452,7 +453,18 @@ def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[
     try:
         return Recipe.model_validate(chosen)
     except ValidationError as error:
-        raise RecipeError(_problem(detail, where) for detail in error.errors()) from error
+        raise RecipeError(_told_once([_problem(detail, where) for detail in error.errors()])) from error
+
+
+def _told_once(problems: list[Problem]) -> Iterable[Problem]:
+    """One problem a place. A value that fits no member of a union fails each; a list fails with its items."""
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        known = first.setdefault(problem.where, problem)
+        if known is not problem and problem.fix.startswith("one of") and not known.fix.startswith("one of"):
+            first[problem.where] = replace(known, fix=f"{known.fix} Or {problem.fix}")
+    inner = [place for place in first if any(other.startswith(f"{place}.") for other in first)]
+    return [problem for place, problem in first.items() if place not in inner]
 
 
 _UNION_TAGS = {
