@@ -84,6 +84,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     from tunesmith.model.facts import read_facts
     from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
+    from tunesmith.plan.summary import summarise
 
     reporter = reporter or Silent()
     _check(recipe)
@@ -109,9 +110,8 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     )
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
     device = find_device()
-    return Work(
-        recipe, tokenizer, template, data, facts, device, steps, make_plan(recipe, facts, shape, device)
-    )
+    plan = make_plan(recipe, facts, shape, device, summarise(data, steps, template))
+    return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 
 def _check(recipe: Recipe) -> None:

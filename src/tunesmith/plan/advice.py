@@ -146,7 +146,7 @@ def rate_too_high(case: Case) -> Advice | None:
         return None
     return Advice(
         "rate_too_high",
-        f"a rate of {case.lr:g} makes this model forget; {most:g} is the most for {case.recipe.tuning.method}",
+        f"a rate of {case.lr:g} makes this model forget: stay at or below {most:g} for this method",
         "note 001, points 17 and 24",
         {"optim.lr": "auto"},
     )

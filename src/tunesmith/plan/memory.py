@@ -18,9 +18,14 @@ from tunesmith.recipe import Full, Lora, Tuning
 from tunesmith.tuning.table import trainable_parameters
 
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
-FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 380 * 2**20, "cuda": 96 * 2**20}
-# What the allocator holds beyond the tensors: freed blocks that do not fit the next request.
-ALLOCATOR_SHARE: Mapping[str, float] = {"cpu": 0.05, "cuda": 0.04}
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 365 * 2**20, "cuda": 96 * 2**20}
+# What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request. On a
+# processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
+# blocks badly; those of 32 MiB and more go back to the system at once.
+CUDA_SLACK = 0.04
+CPU_SLACK: Mapping[str, float] = {"alone": 0.5, "accumulating": 1.2, "checkpointing": 2.7}
+CPU_SLACK_LORA: Mapping[str, float] = {"alone": 1.1, "accumulating": 2.0, "checkpointing": 5.8}
+RETURNED_BLOCK = 32 * 2**20
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # How far off the forecast was, on the machines it was held against (docs/plan.md has the table).
@@ -85,9 +90,29 @@ def forecast_memory(load: Load) -> Memory:
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = phases[phase]
-    terms["allocator"] = round(sum(terms.values()) * ALLOCATOR_SHARE[load.device])
+    terms["allocator"] = round(_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
     return Memory(terms, phase, ERROR_SHARE[load.device], CONTEXT_BYTES[load.device])
+
+
+def _slack(load: Load, terms: Mapping[str, int]) -> float:
+    """What the allocator holds beside the tensors of a phase."""
+    if load.device == "cuda":
+        return sum(terms.values()) * CUDA_SLACK
+    rates = CPU_SLACK_LORA if isinstance(load.tuning, Lora) else CPU_SLACK
+    pattern = (
+        "checkpointing" if load.checkpointing == "full" else "accumulating" if load.accumulates else "alone"
+    )
+    moving = terms["saved activations"] + terms["live layer"] + terms["head"]
+    return rates[pattern] * moving * _share_of_small_blocks(load)
+
+
+def _share_of_small_blocks(load: Load) -> float:
+    """Share of the activations in blocks that are not given back at once, by the size of the two kinds."""
+    facts, width = load.facts, 2 if load.bf16 else FP32
+    kinds = ((4, facts.intermediate_size), (8, facts.hidden_size))  # so many blocks a layer, so wide
+    small = sum(n * size for n, size in kinds if load.tokens * size * width < RETURNED_BLOCK)
+    return small / sum(n * size for n, size in kinds)
 
 
 def _static(load: Load) -> dict[str, int]:
