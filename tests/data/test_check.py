@@ -32,7 +32,7 @@ def finding(report: CheckReport, rule: str) -> Finding:
 
 
 def rules(report: CheckReport) -> set[str]:
-    return {f.rule for f in report.findings} - {"few_rows"}
+    return {f.rule for f in report.findings}
 
 
 def write(path: Path, rows: list[Any]) -> str:
@@ -126,7 +126,7 @@ def test_a_text_file_of_one_document_and_sft(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("one line\nanother line")
     report = check(Data(train=str(path), validation=None), objective="pretrain")
-    assert rules(report) == {"one_document", "no_validation"}
+    assert rules(report) == {"one_document"}
     assert "text_under_sft" in rules(doctor(str(path)))
 
 

@@ -51,8 +51,6 @@ RULES: dict[str, tuple[Severity, str]] = {
     "control_token_in_text": ("note", "nothing to do: it is encoded as plain text and steers nothing"),
     "short_answer": ("note", "look whether these answers are meant"),
     "too_long": ("note", "raise data.max_length, or choose data.overlength"),
-    "few_rows": ("note", "some hundred rows a task are usual; a hundred are enough for a first trial"),
-    "no_validation": ("note", "set data.validation: 0.05, or nobody sees when training goes too far"),
     "one_document": (
         "note",
         "a .txt without blank lines is one document; split: line takes each line for one",
@@ -208,7 +206,7 @@ class _Doctor:
             answers = [m.content for m in record.messages if m.role == "assistant"]
             shortest = min(answers, key=lambda text: len(text.strip()))
             self.answer_lengths.append(len(shortest.strip()))
-            if len(shortest.strip()) < 3:
+            if len(shortest.strip()) < 2:
                 self.note("short_answer", address, f"the answer is {shortest.strip()!r}")
         self._measure(address, record, sum(len(text) for _, text in texts))
 
@@ -263,11 +261,6 @@ class _Doctor:
 
     def report(self, files: tuple[CheckedFile, ...]) -> CheckReport:
         """Put it together, errors first, then by count."""
-        rows = sum(file.rows for file in files if file.use == "train")
-        if 0 < rows < 100:
-            self.note("few_rows", "data.train", f"{rows} rows")
-        if self.data.validation is None:
-            self.note("no_validation", "data.validation", "is null")
         short = self.counts.get("short_answer", 0)
         if short > 0.2 * len(self.answer_lengths):
             self.counts.pop("short_answer", None)  # the task is short by nature
