@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +117,21 @@ def test_an_empty_or_absent_file_is_an_error(tmp_path):
     for path in (write(tmp_path / "e.csv", ""), write(tmp_path / "e.jsonl", ""), tmp_path / "no.csv"):
         with pytest.raises(DataError):
             read_items(task(path))
+
+
+ASSETS = os.environ.get("TUNESMITH_ASSETS")
+
+
+@pytest.mark.skipif(not ASSETS, reason="TUNESMITH_ASSETS is not set")
+@pytest.mark.parametrize("name", ["cmmlu", "mmlu"])
+def test_real_question_files_are_read_whole(name):
+    folder = Path(ASSETS) / "datasets" / name / "test"
+    items = read_items(task(folder, shots=5))
+    rows = 0
+    for file in folder.glob("*.csv"):
+        with open(file, encoding="utf-8", newline="") as stream:
+            rows += sum(1 for _ in csv.reader(stream)) - 5 - (name == "cmmlu")
+    assert len(items) == rows > 500
+    assert all(len(item.record.options) == 4 and len(item.shots) == 5 for item in items)
+    text = Path(items[0].address.rpartition(":")[0]).read_text(encoding="utf-8").splitlines()
+    assert items[0].record.question in text[int(items[0].address.rpartition(":")[2]) - 1]
