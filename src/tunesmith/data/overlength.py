@@ -175,12 +175,27 @@ def _turn_places(template: ChatTemplate, draft: Draft) -> list[int]:
     """The character where each turn begins. The first begins at 0, frame (BOS, default system) and all."""
     places = [0]
     for number in range(1, len(draft.turns)):
-        try:
-            before = template.text(draft.turns[:number])
-        except TemplateRefusal:  # some write no dialogue that ends with a question
-            before = template.prompt_text(draft.turns[:number])
-        places.append(max(places[-1], _common(before, draft.text)))
+        places.append(max(places[-1], _place_of(template, draft, number)))
     return places
+
+
+def _place_of(template: ChatTemplate, draft: Draft, number: int) -> int:
+    """Where turn `number` begins: where the text of the turns before it ends."""
+    turns, text = draft.turns, draft.text
+    try:
+        before = template.text(turns[:number])
+    except TemplateRefusal:  # some write no dialogue that ends with a question
+        before = template.prompt_text(turns[:number])
+    if text.startswith(before) or turns[number - 1]["role"] != "assistant":
+        return _common(before, text)
+    # The template writes the answer before it differently while it is the last (Qwen3's thoughts, Phi-3's
+    # EOS). Behind another question it is written as here: both texts part in the question's first letter.
+    letter = "y" if turns[number]["content"].lstrip().startswith("x") else "x"
+    behind = template.text([*turns[:number], {"role": "user", "content": letter}])
+    stop = template.stop
+    end = text.rfind(stop.text, 0, _common(behind, text)) + len(stop.text)
+    rest = stop.tail[stop.end_in_tail :]
+    return end + (len(rest) if text.startswith(rest, end) else 0)
 
 
 def _common(before: str, text: str) -> int:

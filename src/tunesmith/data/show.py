@@ -94,8 +94,11 @@ class Pieces:
         backend = tokenizer.backend_tokenizer
         self._backend = backend
         self._added = {id: token.content for id, token in backend.get_added_tokens_decoder().items()}
-        source = json.loads(backend.to_str())
-        kinds = set(_types(source["decoder"])) | set(_types(source["pre_tokenizer"]))
+        # A component's pickled state is its JSON; the whole tokenizer's would be megabytes of vocabulary.
+        parts = (backend.decoder, backend.pre_tokenizer, backend.normalizer)
+        kinds = {
+            kind for part in parts if part is not None for kind in _types(json.loads(part.__getstate__()))
+        }
         self._letters = _byte_letters() if "ByteLevel" in kinds else None
         self._has_bytes = "ByteFallback" in kinds
         # SentencePiece writes a space as this letter.
@@ -104,11 +107,7 @@ class Pieces:
     def of(self, ids: Iterable[int]) -> list[str]:
         """The readable piece of each id."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        found: list[str] = []
-        for id in ids:
-            raw = self._bytes(id)
-            # A byte that begins nothing is shown before what follows, not swallowed.
-            found.append(decoder.decode(raw))
+        found = [decoder.decode(self._bytes(id)) for id in ids]
         rest = decoder.decode(b"", final=True)
         if rest and found:
             found[-1] += rest
