@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tunesmith import recipe as recipes
 from tunesmith.errors import RecipeError
-from tunesmith.recipe import diff, dump, load, parse, parse_yaml, steps_of
+from tunesmith.plain_yaml import parse_yaml
+from tunesmith.recipe import diff, dump, load, parse, steps_of
 
 SMALL: dict[str, Any] = {"model": "m", "data": {"train": "a.jsonl"}}
 

@@ -6,17 +6,16 @@ load("recipe.yaml", ["optim.lr=2e-4"])  ->  Recipe  ->  dump(recipe) == what the
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
 
 from tunesmith.errors import Problem, RecipeError
+from tunesmith.plain_yaml import parse_yaml
+from tunesmith.recipe_problems import problems
 
 # A float in (0, 1) is a share of the run or of the rows; an integer >= 1 is steps or rows.
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -349,57 +348,6 @@ class Recipe(Section):
         return value["kind"] if isinstance(value, dict) and set(value) == {"kind"} else value
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without its traps: no duplicate keys, 2e-5 is a number, dates stay text."""
-
-
-def _mapping_without_duplicates(
-    loader: _Loader, node: yaml.MappingNode, deep: bool = False
-) -> dict[Any, Any]:
-    seen: dict[Any, yaml.Mark] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        mark = key_node.start_mark
-        if not isinstance(key, str | int | float | bool | None):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", mark)
-        if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice (first on line {seen[key].line + 1})", mark
-            )
-        seen[key] = mark
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in pairs
-        if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
-    ]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    __import__("re").compile(
-        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """YAML text as plain values; `where` names the text in errors. A syntax error is a RecipeError."""
-    try:
-        return yaml.load(text, _Loader)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f"{where}:{mark.line + 1}" if mark else where
-        raise RecipeError.at(line, f"not valid YAML: {error.problem}", "correct the line") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise RecipeError.at(where, f"not valid YAML: {error}", "correct the file") from error
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply key=value overrides, such as optim.lr=2e-4 (values are YAML).
 
@@ -447,92 +395,13 @@ def _apply(values: dict[str, Any], override: str) -> Problem | None:
 def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
     """Check plain values, after key=value overrides. Raises RecipeError with all problems at once."""
     chosen = copy.deepcopy(dict(values))
-    problems = [problem for override in overrides if (problem := _apply(chosen, override))]
-    if problems:
-        raise RecipeError(problems)
+    misfits = [problem for override in overrides if (problem := _apply(chosen, override))]
+    if misfits:
+        raise RecipeError(misfits)
     try:
         return Recipe.model_validate(chosen)
     except ValidationError as error:
-        raise RecipeError(_told_once([_problem(detail, where) for detail in error.errors()])) from error
-
-
-def _told_once(problems: list[Problem]) -> Iterable[Problem]:
-    """One problem a place. A value that fits no member of a union fails each; a list fails with its items."""
-    first: dict[str, Problem] = {}
-    for problem in problems:
-        known = first.setdefault(problem.where, problem)
-        if known is not problem and problem.fix.startswith("one of") and not known.fix.startswith("one of"):
-            first[problem.where] = replace(known, fix=f"{known.fix} Or {problem.fix}")
-    inner = [place for place in first if any(other.startswith(f"{place}.") for other in first)]
-    return [problem for place, problem in first.items() if place not in inner]
-
-
-_UNION_TAGS = {
-    "full",
-    "freeze",
-    "lora",
-    "Epochs",
-    "Steps",
-    "Tokens",
-    "constrained-int",
-    "constrained-float",
-    "str",
-}
-
-
-def _problem(detail: ErrorDetails, where: str) -> Problem:
-    """One pydantic error in the user's words."""
-    parts = [str(part) for part in detail["loc"] if str(part) not in _UNION_TAGS and "[" not in str(part)]
-    key = ".".join(parts) or "recipe"
-    place = f"{where}: {key}"
-    match detail["type"]:
-        case "extra_forbidden":
-            valid = sorted(_keys_beside(detail["loc"]))
-            near = difflib.get_close_matches(parts[-1], valid, n=1)
-            fix = f"did you mean {near[0]}? " if near else ""
-            return Problem(place, "is not a known key", f"{fix}valid here: {', '.join(valid)}")
-        case "missing":
-            return Problem(place, "is missing", f"add {parts[-1]}: to the recipe")
-        case "union_tag_invalid":
-            tags = str(detail.get("ctx", {}).get("expected_tags", "")).replace("'", "")
-            return Problem(
-                f"{place}.method",
-                f"{detail['ctx']['tag']!r} does not exist",
-                f"one of: {tags}, {', '.join(TUNING_ALIASES)}",
-            )
-        case "union_tag_not_found":
-            return Problem(f"{place}.method", "is missing", "say which: tuning: {method: lora}")
-        case "literal_error":
-            return Problem(
-                place, f"{detail['input']!r} does not exist", f"one of: {detail['ctx']['expected']}"
-            )
-        case _:
-            message = detail["msg"].removeprefix("Value error, ")
-            return Problem(place, f"{message} (got {detail['input']!r:.80})", _field_help(detail["loc"]))
-
-
-def _section_at(loc: tuple[int | str, ...]) -> type[Section]:
-    """The section class that holds the last part of `loc`."""
-    sections: dict[str, type[Section]] = {
-        "model": Model, "data": Data, "optim": Optim, "compute": Compute, "evaluation": Evaluation,
-        "checkpoint": Checkpoint, "rescue": Rescue, "sharding": Sharding, "full": Full, "freeze": Freeze,
-        "lora": Lora, "train": Source, "tasks": Task, "batch_growth": BatchGrowth,
-    }  # fmt: skip
-    found: type[Section] = Recipe
-    for part in loc[:-1]:
-        found = sections.get(str(part), found)
-    return found
-
-
-def _keys_beside(loc: tuple[int | str, ...]) -> Iterable[str]:
-    return _section_at(loc).model_fields
-
-
-def _field_help(loc: tuple[int | str, ...]) -> str:
-    """The docstring of the key: what it wants."""
-    named = [part for part in loc if isinstance(part, str) and part not in _UNION_TAGS]
-    field = _section_at(loc).model_fields.get(named[-1]) if named else None
-    return (field.description or "") if field else "see tunesmith train --help"
+        raise RecipeError(problems(error, Recipe, where)) from error
 
 
 def dump(recipe: Recipe) -> str:

@@ -1,0 +1,66 @@
+"""YAML 1.1 without its traps: no duplicate keys, 2e-5 is a number, dates stay text, no objects.
+
+"lr: 2e-5" -> {"lr": 2e-05}        "a: 1\\na: 2" -> RecipeError: r.yaml:2: key 'a' stands twice
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from tunesmith.errors import RecipeError
+
+_FLOAT = re.compile(
+    r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its traps: no duplicate keys, 2e-5 is a number, dates stay text."""
+
+
+def _mapping_without_duplicates(
+    loader: _Loader, node: yaml.MappingNode, deep: bool = False
+) -> dict[Any, Any]:
+    seen: dict[Any, yaml.Mark] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        mark = key_node.start_mark
+        if not isinstance(key, str | int | float | bool | None):
+            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} stands twice (first on line {seen[key].line + 1})", mark
+            )
+        seen[key] = mark
+    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in pairs
+        if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float")
+    ]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    _FLOAT,
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """YAML text as plain values; `where` names the text in errors. A syntax error is a RecipeError."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"{where}:{mark.line + 1}" if mark else where
+        raise RecipeError.at(line, f"not valid YAML: {error.problem}", "correct the line") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RecipeError.at(where, f"not valid YAML: {error}", "correct the file") from error

@@ -1,0 +1,109 @@
+"""What pydantic found, in the user's words: the key, what is wrong with it, the nearest valid one.
+
+{"modle": ...} -> recipe: modle: is not a known key / fix: did you mean model? valid here: ...
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from tunesmith.errors import Problem
+
+# Parts of pydantic's locations that name a member of a union, not a key of the user's.
+_NOT_KEYS = {"Epochs", "Steps", "Tokens", "constrained-int", "constrained-float", "str"}
+
+
+def problems(error: ValidationError, root: type[BaseModel], where: str) -> list[Problem]:
+    """Every fault of a recipe, once each. `root` is the model that was validated, `where` names the file."""
+    words = _Words(root, where)
+    return _told_once([words.problem(detail) for detail in error.errors()])
+
+
+def _told_once(found: list[Problem]) -> list[Problem]:
+    """One problem a place. A value that fits no member of a union fails each; a list fails with its items."""
+    first: dict[str, Problem] = {}
+    for problem in found:
+        known = first.setdefault(problem.where, problem)
+        if known is not problem and problem.fix.startswith("one of") and not known.fix.startswith("one of"):
+            first[problem.where] = replace(known, fix=f"{known.fix} Or {problem.fix}")
+    outer = {place for place in first if any(other.startswith(f"{place}.") for other in first)}
+    return [problem for place, problem in first.items() if place not in outer]
+
+
+class _Words:
+    """Knows the sections of a recipe by the key or tag that leads to them."""
+
+    def __init__(self, root: type[BaseModel], where: str) -> None:
+        self.root, self.where = root, where
+        self.sections = dict(_sections(root))
+        self.tags = {
+            key for key in self.sections if key not in root.model_fields and _is_tag(self.sections[key], key)
+        }
+
+    def problem(self, detail: ErrorDetails) -> Problem:
+        """One fault: where, what, fix."""
+        loc = [str(part) for part in detail["loc"]]
+        keys = [part for part in loc if part not in _NOT_KEYS | self.tags and "[" not in part]
+        place = f"{self.where}: {'.'.join(keys) or 'recipe'}"
+        section = self._section(loc)
+        match detail["type"]:
+            case "extra_forbidden":
+                near = difflib.get_close_matches(keys[-1], section.model_fields, n=1)
+                fix = f"did you mean {near[0]}? " if near else ""
+                return Problem(
+                    place, "is not a known key", f"{fix}valid here: {', '.join(sorted(section.model_fields))}"
+                )
+            case "missing":
+                return Problem(place, "is missing", f"add {keys[-1]}: to the recipe")
+            case "union_tag_invalid":
+                tags = str(detail["ctx"]["expected_tags"]).replace("'", "")
+                return Problem(
+                    f"{place}.method", f"{detail['ctx']['tag']!r} does not exist", f"one of: {tags}"
+                )
+            case "union_tag_not_found":
+                return Problem(f"{place}.method", "is missing", f"one of: {', '.join(sorted(self.tags))}")
+            case "literal_error":
+                expected = f"one of: {detail['ctx']['expected']}"
+                return Problem(place, f"{detail['input']!r:.80} does not exist", expected)
+            case _:
+                message = detail["msg"].removeprefix("Value error, ")
+                field = section.model_fields.get(keys[-1]) if keys else None
+                help_text = (field.description if field else None) or "see the README for a recipe"
+                return Problem(place, f"{message} (got {detail['input']!r:.80})", help_text)
+
+    def _section(self, loc: list[str]) -> type[BaseModel]:
+        """The section that holds the last part of `loc`."""
+        found = self.root
+        for part in loc[:-1]:
+            found = self.sections.get(part, found)
+        return found
+
+
+def _sections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """(key or tag, section) of everything nested in a section."""
+    for name, field in section.model_fields.items():
+        members = list(_members(field.annotation))
+        for member in members:
+            # of a union with tags each member is found by its tag, else by the key
+            method = member.model_fields.get("method")
+            yield (get_args(method.annotation)[0] if method else name), member
+            yield from _sections(member)
+
+
+def _members(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Sections named anywhere in a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _members(inner)
+
+
+def _is_tag(section: type[BaseModel], key: str) -> bool:
+    method = section.model_fields.get("method")
+    return method is not None and key in get_args(method.annotation)
