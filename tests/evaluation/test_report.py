@@ -147,7 +147,8 @@ def test_a_person_finds_what_they_ask_for(tmp_path):
         "# my-run", "100 of 1,000 parameters trained (10.0%)", "ran to its end", "3.00 GB",
         "n = 200", "| desk (exact match) | 1.0% | 85.0% |", "| training time | 1.7 min | 2.0 min |",
         "`exact_match|greedy`",
-        "+84.0 points (", "**better**", "**Forgotten: world.**", "few: 5 items are too few to tell", "▁", "█",
+        "**desk** rose from 1.0% to 85.0% (better)", "**world** fell", "+84.0 points (",
+        "**better**", "**Forgotten: world.**", "few: 5 items are too few to tell", "▁", "█",
         "2 empty_answer",
         "Step 7: gradient was not finite; skipped.", "tunesmith export", "held-out loss",
     ):  # fmt: skip

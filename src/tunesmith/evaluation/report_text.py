@@ -60,6 +60,8 @@ def _amount(metric: str, value: float | None) -> str:
             return f"{100 * value:.1f}%"
         case "bleu" | "chrf":
             return f"{value:.1f}"
+        case _ if value >= 100:
+            return f"{value:,.0f}"
         case _:
             return f"{value:.3f}"
 
@@ -126,7 +128,18 @@ def _summary(report: Json, recipe: Recipe) -> str:
     ]
     if training["best_step"] is not None and report["status"] != "interrupted":
         said.append(f"The held-out loss was lowest at step {training['best_step']:,}.")
-    return " ".join(said)
+    return " ".join(said) + _headline(report["forgetting"])
+
+
+def _headline(table: Mapping[str, Json]) -> str:
+    """What was proven, in one line; nothing where nothing was."""
+    said = []
+    for name, row in table.items():
+        if row["verdict"] in ("gain", "loss"):
+            word = "rose" if row["change"] > 0 else "fell"
+            old, new = (_amount(row["metric"], row[when]) for when in ("before", "after"))
+            said.append(f"**{name}** {word} from {old} to {new} ({_VERDICTS[row['verdict']].strip('*')})")
+    return f"\n\nMore than chance can explain: {'; '.join(said)}." if said else ""
 
 
 def _scores(report: Json) -> str:
