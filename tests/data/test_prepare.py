@@ -152,6 +152,18 @@ def test_all_bad_rows_are_named_together(tmp_path: Path) -> None:
     assert "on_bad_row=drop" in error.value.problems[-1].fix
 
 
+# mutation tried: prepare() without scan()
+def test_a_late_bad_row_is_told_before_anything_is_rendered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", [*(line(f"q{i}") for i in range(20)), "{"])
+    monkeypatch.setattr(module, "render", lambda *_: pytest.fail("rendered"))
+    with pytest.raises(DataError) as error:
+        run(path)
+    assert error.value.problems[0].where == f"{path}:21"
+    assert all(problem.fix for problem in error.value.problems)
+
+
 def test_a_hundred_bad_rows_are_counted_not_all_spelt(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [line("q"), *["{"] * 120])
     with pytest.raises(DataError) as error:

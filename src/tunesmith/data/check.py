@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tunesmith.data.formats import Fault
+from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.prepare import inputs_of
 from tunesmith.data.records import Chat, Record, Text
@@ -56,7 +56,7 @@ RULES: dict[str, tuple[Severity, str]] = {
         "a .txt without blank lines is one document; split: line takes each line for one",
     ),
 }
-_BAD_ROW = "correct the rows, or leave them out and count them: data.on_bad_row=drop"
+_DROP = "leave such rows out and count them: data.on_bad_row=drop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +271,11 @@ class _Doctor:
         return CheckReport(files, tuple(findings), describe(np.array(self.lengths, np.int64), unit))
 
     def _finding(self, rule: str, count: int) -> Finding:
-        bad: tuple[Severity, str] = ("error" if self.data.on_bad_row == "error" else "warning", _BAD_ROW)
-        severity, fix = bad if rule in self.bad else RULES[rule]
+        if rule in self.bad:
+            severity: Severity = "error" if self.data.on_bad_row == "error" else "warning"
+            fix = f"{fix_of(rule)}; or {_DROP}"
+        else:
+            severity, fix = RULES[rule]
         return Finding(rule, severity, count, tuple(self.examples[rule]), fix)
 
 

@@ -139,6 +139,34 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(f"{name!r:.40}" for name in names)
 
 
+_FIXES: Mapping[str, str] = {
+    "broken_json": "write the row as valid JSON",
+    "duplicate_key": "keep one of the two",
+    "not_a_number": "use null, or leave the key out",
+    "wrong_encoding": "save the file as UTF-8",
+    "lone_surrogate": "write the whole character, or remove it",
+    "nul_character": "remove it",
+    "row_too_large": "split the row",
+    "missing_key": "add it, or map the names with columns:",
+    "wrong_type": "give what is needed there",
+    "empty_messages": "fill in the dialogue, or remove the row",
+    "empty_prompt": "fill in the question, or remove the row",
+    "empty_answer": "fill in the answer, or remove the row",
+    "empty_text": "remove the row",
+    "no_answer": "add an answer, or use objective: pretrain",
+    "roles_out_of_order": "let user and assistant take turns; the assistant ends",
+    "unknown_role": "use system, user and assistant",
+    "tools_not_supported": "leave these rows out for now",
+    "weight_not_supported": "remove the weight, or the row",
+    "too_long": "raise data.max_length, or choose another data.overlength",
+}
+
+
+def fix_of(reason: str) -> str:
+    """What to do about a bad row."""
+    return _FIXES.get(reason, "leave the row out, or set data.template: plain")
+
+
 class _Unfit(Exception):
     """A row that is no record; carries the fault."""
 

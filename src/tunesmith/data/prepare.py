@@ -6,7 +6,7 @@ keys  --split-->  train (one set a source) | validation | test          equal ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray
 
 from tunesmith.data.fingerprint import fingerprint, hash_file
+from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Columns, Gathered, open_source, read_records
 from tunesmith.data.label_rules import breaches
 from tunesmith.data.ledger import Ledger, SourceAccount, SplitLedger, TokenLedger, TouchedRow
@@ -60,6 +61,8 @@ def prepare(
     _require_files(source.path for _, source in inputs)
     before = [hash_file(source.path) for _, source in inputs]
     reading = _Reading(data, objective, tokenizer, template, reporter)
+    if data.on_bad_row == "error":  # reading costs a hundredth of rendering: a late bad row is told early
+        reading.scan(inputs)
     for use, source in inputs:
         reading.read(use, source)
     reading.raise_problems()
@@ -116,8 +119,17 @@ class _Reading:
         self.beginnings: dict[Key, Split] = {}  # and all their beginnings
         self.left = data.limit
 
-    def read(self, use: Split, source: Source) -> None:
-        """Read one source to its end. Bad rows are gathered, never raised here."""
+    def scan(self, inputs: Iterable[tuple[Split, Source]]) -> None:
+        """Look for bad rows without rendering any; raises them all."""
+        for use, source in inputs:
+            for _, address, record in self._records(use, source):
+                if isinstance(record, Fault):
+                    self._complain(address, record.reason, record.detail)
+        self.raise_bad_rows()
+        self.sources, self.left = [], self.data.limit
+
+    def _records(self, use: Split, source: Source) -> Iterator[tuple[Gathered, str, Record | Fault]]:
+        """Each row of a source within data.limit; a file that cannot be used is noted, and gives none."""
         try:
             opened = open_source(source, self.reporter)
         except DataError as error:  # told together with the bad rows of other files
@@ -125,25 +137,32 @@ class _Reading:
             return
         got = Gathered(source, use, SourceAccount(source.path, opened.format, use))
         self.sources.append(got)
-        limit = self.left if use == "train" else None
-        for address, record in read_records(opened, got.account, limit):
-            if isinstance(record, Record):
-                self._take(got, address, record)
-            else:
-                self._bad_row(got, address, record.reason, record.detail)
+        for address, record in read_records(opened, got.account, self.left if use == "train" else None):
+            no_answer = isinstance(record, Text) and self.objective == "sft"
+            yield got, address, _NO_ANSWER if no_answer else record
         if use == "train" and self.left is not None:
             self.left -= min(self.left, got.account.rows_in)
-        for keys in got.keys if use != "train" else ():
-            self.whole.setdefault(keys[-1], use)
-            self.beginnings.update(dict.fromkeys(keys, use))
+
+    def read(self, use: Split, source: Source) -> None:
+        """Read one source to its end. Bad rows are gathered, never raised here."""
+        for got, address, record in self._records(use, source):
+            if not isinstance(record, Fault):
+                self._take(got, address, record)
+                continue
+            self._drop(got, address, record.reason, record.detail)
+            if self.data.on_bad_row == "error":
+                self._complain(address, record.reason, record.detail)
+        for got in self.sources[-1:]:
+            self._hold_out(got)
+
+    def _hold_out(self, got: Gathered) -> None:
+        """Remember the rows of a held-out file, so that no other file's samples hold them."""
+        for keys in got.keys if got.use != "train" else ():
+            self.whole.setdefault(keys[-1], got.use)
+            self.beginnings.update(dict.fromkeys(keys, got.use))
 
     def _take(self, got: Gathered, address: str, record: Record) -> None:
         """One good record: rendered, checked and laid into the columns, or dropped."""
-        if isinstance(record, Text) and self.objective == "sft":
-            self._bad_row(
-                got, address, "no_answer", "a text has no answer to learn; objective: pretrain learns it"
-            )
-            return
         keys = row_keys(record)
         if (held_out := self._held_out(keys, got.use)) is not None:
             self._drop(got, address, f"also_in_{held_out}", f"the same row stands in the {held_out} file")
@@ -157,7 +176,10 @@ class _Reading:
             return
         spot = len(got.keys) < 50 or len(got.keys) % 50 == 0
         wrong = breaches(record, result, self.template, self.objective, self.bos_id, against_inference=spot)
-        self.broken_labels += [Problem(address, what, "please report this template") for what in wrong]
+        self.broken_labels += [
+            Problem(address, what, "set data.template: plain, and please report this template")
+            for what in wrong
+        ]
         if not wrong:
             self._keep(got, address, result, keys)
 
@@ -187,34 +209,28 @@ class _Reading:
         got.account.settle("dropped", reason)
         got.touched.append(TouchedRow(address, "dropped", reason, detail))
 
-    def _bad_row(self, got: Gathered, address: str, reason: str, detail: str) -> None:
-        self._drop(got, address, reason, detail)
-        if self.data.on_bad_row == "error":
-            self._complain(address, reason, detail)
-
     def _complain(self, address: str, reason: str, detail: str) -> None:
         self.bad_count += 1
         if len(self.bad) < SPELT:
-            self.bad.append(Problem(address, f"{reason}: {detail}", ""))
+            self.bad.append(Problem(address, f"{reason}: {detail}", fix_of(reason)))
 
-    def raise_problems(self) -> None:
-        """One error for everything that is wrong with the rows."""
-        if self.broken_labels:
-            raise DataError(self.broken_labels[:SPELT])
-        if self.broken_files and not self.bad:
-            raise DataError(self.broken_files)
+    def raise_bad_rows(self) -> None:
+        """One error for all files that cannot be used and all rows that mean nothing."""
+        problems = [*self.broken_files, *self.bad]
         if self.bad:
             more = f", {self.bad_count - SPELT} more than are listed" if self.bad_count > SPELT else ""
             fix = "correct them, or leave them out and count them: data.on_bad_row=drop"
             if self.data.overlength == "error":
                 fix += "; longer rows: data.overlength=keep_last_turns"
-            raise DataError(
-                [
-                    *self.broken_files,
-                    *self.bad,
-                    Problem("data", f"{self.bad_count} bad rows in all{more}", fix),
-                ]
-            )
+            problems.append(Problem("data", f"{self.bad_count} bad rows in all{more}", fix))
+        if problems:
+            raise DataError(problems)
+
+    def raise_problems(self) -> None:
+        """One error for everything that is wrong with the rows."""
+        if self.broken_labels:
+            raise DataError(self.broken_labels[:SPELT])
+        self.raise_bad_rows()
         for got in self.sources:
             if not got.keys and got.use != "train":
                 _raise_empty(f"data.{got.use}", [got])
@@ -223,6 +239,7 @@ class _Reading:
             _raise_empty("data.train", train)
 
 
+_NO_ANSWER = Fault("no_answer", "a text has no answer to learn; objective: pretrain learns it whole")
 _TOO_LONG = {"too_long", "turn_too_long"}  # what data.overlength decides, not a fault of the row
 _REASONS = {"shortened": "too_long", "split": "too_long", "expanded": "template_not_prefix_stable"}
 
