@@ -148,7 +148,7 @@ def test_a_finished_run_is_not_trained_again(model, tmp_path):
 
 def test_a_changed_recipe_is_named_at_resume(model, tmp_path):
     run.train(recipe(model, tmp_path), stop_after=2)
-    with pytest.raises(RecipeError, match="optim.lr"):
+    with pytest.raises(RecipeError, match=r"optim\.lr"):
         run.train(recipe(model, tmp_path, optim={"lr": 5e-3, "batch_tokens": 64}), resume=True)
 
 
@@ -158,7 +158,7 @@ def test_a_changed_data_file_is_named_at_resume(model, tmp_path):
     chosen = recipe(model, tmp_path, rows=20)
     run.train(chosen, stop_after=2)
     write_rows(tmp_path / "rows.jsonl", 19)
-    with pytest.raises(CheckpointError, match="another data"):
+    with pytest.raises(CheckpointError, match=r"another data"):
         run.train(chosen, resume=True)
 
 
@@ -210,7 +210,7 @@ def test_contradictions_in_a_recipe_are_reported_together(model, tmp_path):
                 tmp_path,
                 model={"path": str(model), "dtype": "bf16"},
                 evaluation={"early_stop": 1},
-            )  # fmt: skip
+            )
         )
     assert {problem.where for problem in error.value.problems} == {"model.dtype", "evaluation.early_stop"}
 
@@ -246,7 +246,7 @@ def test_bf16_trains_with_fp32_masters_evaluates_and_exports(method, model, tmp_
     )  # fmt: skip
     outcome = run.train(chosen)
     trained = Path(outcome.run) / ("model" if method == "full" else "adapter")
-    [weights] = [path for path in trained.glob("*.safetensors")]
+    [weights] = list(trained.glob("*.safetensors"))
     dtypes = {tensor.dtype for tensor in load_file(weights).values()}
     assert dtypes == ({torch.bfloat16} if method == "full" else {torch.float32})
     assert run.export(outcome.run, "merged")["certificate"]["passed"] is True

@@ -1,4 +1,4 @@
-"""full, freeze, lora: what trains, what does not, and that saving, attaching and merging keep the function."""
+"""full, freeze, lora: what trains, what does not; saving, attaching and merging keep the function."""
 
 import pytest
 import torch

@@ -78,9 +78,7 @@ def plan_steps(
     lengths = np.concatenate([source.lengths for source in sources])
     targets = np.concatenate([source.targets for source in sources])
     epoch_tokens = int(lengths.sum())
-    total = {Epochs: lambda b: b.epochs * epoch_tokens, Tokens: lambda b: b.tokens, Steps: lambda _: np.inf}[
-        type(budget)
-    ](budget)
+    total = _token_budget(budget, epoch_tokens)
     most_steps = budget.steps if isinstance(budget, Steps) else None
 
     rows: list[int] = []
@@ -110,6 +108,17 @@ def plan_steps(
         epoch_tokens,
         _passes(sources, chosen, lengths),
     )
+
+
+def _token_budget(budget: Budget, epoch_tokens: int) -> float:
+    """Most real tokens of the run; without end where steps are counted."""
+    match budget:
+        case Epochs():
+            return budget.epochs * epoch_tokens
+        case Tokens():
+            return budget.tokens
+        case Steps():
+            return np.inf
 
 
 def _batch_tokens(full: int, growth: BatchGrowth | None, done: float) -> float:

@@ -82,7 +82,8 @@ class SampleSet(Sequence[Sample]):
     def targets(self) -> ndarray:
         """Learnt tokens of each sample."""
         learnt = np.concatenate([[0], np.cumsum(self.labels != IGNORED)])
-        return learnt[self.offsets[1:]] - learnt[self.offsets[:-1]]
+        counts: ndarray = learnt[self.offsets[1:]] - learnt[self.offsets[:-1]]
+        return counts
 
 
 def collect(samples: Iterable[Sample]) -> SampleSet:

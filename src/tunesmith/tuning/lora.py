@@ -1,6 +1,6 @@
-"""LoRA and rsLoRA through PEFT: h = W x + s B A x, s = alpha/r or alpha/sqrt(r); A random, B zero.
+"""LoRA and rsLoRA through PEFT: h = W x + s B A x, s = alpha/r or alpha/sqrt(r); A random, B 0.
 
-Hu et al. 2021 (arXiv:2106.09685); Kalajdzievski 2023 (arXiv:2312.03732). Adapters are fp32 and in PEFT's format on disk.
+Hu et al. 2021 (arXiv:2106.09685); Kalajdzievski 2023 (arXiv:2312.03732). Adapters are fp32, in PEFT's format on disk.
 """
 
 from __future__ import annotations
