@@ -15,7 +15,7 @@ from tunesmith.data.records import Chat, Message
 from tunesmith.data.render import render
 from tunesmith.data.samples import collect, to_sample
 from tunesmith.errors import DataError
-from tunesmith.evaluation.evaluate import check_tasks, evaluate
+from tunesmith.evaluation.evaluate import evaluate
 from tunesmith.evaluation.forgetting import compare
 from tunesmith.evaluation.scores import from_json
 from tunesmith.recipe import Freeze, Lora, Task
@@ -93,7 +93,9 @@ def test_a_broken_task_file_is_told_before_anything_is_computed(tmp_path, tasks)
     with pytest.raises(DataError, match=r"bad\.csv:1"):
         evaluate(None, None, None, tasks=(*tasks, bad))
     with pytest.raises(DataError) as caught:
-        check_tasks([bad, *tasks, Task(name="no", kind="loss", path=f"{tmp_path}/no.txt")])
+        evaluate(
+            None, None, None, tasks=[bad, *tasks, Task(name="no", kind="loss", path=f"{tmp_path}/no.txt")]
+        )
     assert len(caught.value.problems) == 2
 
 

@@ -19,7 +19,7 @@ from tunesmith.evaluation.choice import score_choices
 from tunesmith.evaluation.generation import answer_probes, pad_id_of, score_generations
 from tunesmith.evaluation.heldout import held_out_loss
 from tunesmith.evaluation.scores import Evaluated, Measured
-from tunesmith.evaluation.tasks import Item, read_items
+from tunesmith.evaluation.tasks import Item, read_tasks
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import write_atomically
 from tunesmith.model.generate import context_length
@@ -55,7 +55,7 @@ def evaluate(
     `answers` is a .jsonl file for every raw output. `max_length` cuts the documents of loss tasks.
     """
     reporter = reporter or Silent()
-    read = [(task, read_items(task)) for task in tasks]
+    read = read_tasks(tasks)
     heldout = None
     if held_out is not None and len(held_out):
         told = _told(reporter, "held-out loss", len(held_out))
@@ -76,18 +76,6 @@ def evaluate(
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         write_atomically(answers, text)
     return Evaluated(heldout, items, answered)
-
-
-def check_tasks(tasks: Sequence[Task]) -> None:
-    """Read all task files and raise one DataError with the problems of all; quick."""
-    problems = []
-    for task in tasks:
-        try:
-            read_items(task)
-        except DataError as error:
-            problems += list(error.problems)
-    if problems:
-        raise DataError(problems)
 
 
 def _told(reporter: Reporter, what: str, total: int) -> Callable[[int], None]:

@@ -50,6 +50,19 @@ class _Bad:
 _Read = tuple[str, Record | Choice] | _Bad
 
 
+def read_tasks(tasks: Sequence[Task]) -> list[tuple[Task, tuple[Item, ...]]]:
+    """All tasks with their items. Raises one DataError with the problems of all; needs no torch, nor long."""
+    read, problems = [], []
+    for task in tasks:
+        try:
+            read.append((task, read_items(task)))
+        except DataError as error:
+            problems += list(error.problems)
+    if problems:
+        raise DataError(_at_most(problems))
+    return read
+
+
 def read_items(task: Task) -> tuple[Item, ...]:
     """The items of a task, `shots` set apart, cut to `limit`. Raises DataError with all problems."""
     problems = _metric_problem(task)
@@ -243,7 +256,7 @@ _READERS: Mapping[str, Callable[[str], Iterator[_Read]]] = {
     "loss": _read_records,
 }
 _FIX: Mapping[str, str] = {
-    "choice": "correct the row; see the CMMLU, MMLU and jsonl layouts in the documentation of tasks",
+    "choice": 'csv: question, options, letter; jsonl: {"question": .., "options": [..], "answer": "A"}',
     "generate": "correct or remove the row",
     "loss": "correct or remove the row",
 }
