@@ -81,6 +81,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
+    from tunesmith.evaluation.tasks import read_tasks
     from tunesmith.model.facts import read_facts
     from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
@@ -88,6 +89,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
 
     reporter = reporter or Silent()
     _check(recipe)
+    read_tasks(recipe.evaluation.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts = read_facts(recipe.model)

@@ -12,7 +12,7 @@ import pytest
 from tunesmith.data.records import Chat, Choice, Text
 from tunesmith.errors import DataError
 from tunesmith.evaluation.tasks import read_items
-from tunesmith.recipe import Task
+from tunesmith.recipe import Recipe, Task
 
 
 def task(path, kind="choice", **values):
@@ -135,3 +135,14 @@ def test_real_question_files_are_read_whole(name):
     assert all(len(item.record.options) == 4 and len(item.shots) == 5 for item in items)
     text = Path(items[0].address.rpartition(":")[0]).read_text(encoding="utf-8").splitlines()
     assert items[0].record.question in text[int(items[0].address.rpartition(":")[2]) - 1]
+
+
+# mutation tried: without read_tasks in run.prepare the run folder is made, and then in the way
+def test_a_task_file_that_is_wrong_is_told_before_a_run_begins(tmp_path):
+    from tunesmith.run import prepare
+
+    rows = write(tmp_path / "rows.jsonl", '{"prompt": "a", "response": "b"}\n' * 4)
+    wrong = {"name": "t", "kind": "choice", "path": f"{tmp_path}/none.csv"}
+    recipe = {"model": "no-model-is-needed", "data": {"train": str(rows)}, "evaluation": {"tasks": [wrong]}}
+    with pytest.raises(DataError, match="none.csv"):
+        prepare(Recipe.model_validate(recipe))
