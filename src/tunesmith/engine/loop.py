@@ -93,7 +93,7 @@ def fit(
     reporter: Reporter,
     held_out: HeldOut | None,
 ) -> FitResult:
-    """Train to the end of `steps`, from the newest checkpoint if there is one; the model ends with its final weights."""
+    """Train to the end of `steps`, from the newest whole checkpoint; the model ends with its final weights."""
     betas = (0.9, 0.95) if recipe.objective == "pretrain" else (0.9, 0.999)
     optimizer = make_adamw(method.parameter_groups(tuned, recipe.optim), betas)
     hooks = method.hooks(tuned)
