@@ -144,5 +144,5 @@ def test_a_task_file_that_is_wrong_is_told_before_a_run_begins(tmp_path):
     rows = write(tmp_path / "rows.jsonl", '{"prompt": "a", "response": "b"}\n' * 4)
     wrong = {"name": "t", "kind": "choice", "path": f"{tmp_path}/none.csv"}
     recipe = {"model": "no-model-is-needed", "data": {"train": str(rows)}, "evaluation": {"tasks": [wrong]}}
-    with pytest.raises(DataError, match="none.csv"):
+    with pytest.raises(DataError, match=r"none\.csv"):
         prepare(Recipe.model_validate(recipe))
