@@ -79,6 +79,16 @@ def test_duplicates_contradictions_and_leaks(tmp_path: Path) -> None:
     assert report.ok
 
 
+def test_what_begins_or_continues_a_held_out_row_is_found(tmp_path: Path) -> None:
+    longer = {"prompt": "more", "response": "b", "history": [["q", "a"]]}
+    train = write(tmp_path / "a.jsonl", [row("q", "a"), row("r")])
+    held = write(tmp_path / "v.jsonl", [longer])
+    report = doctor(train, validation=held)
+    (example,) = finding(report, "train_row_in_validation").examples
+    assert example.where == f"{train}:1"
+    assert example.what == "begins or continues a row of validation"
+
+
 @pytest.mark.parametrize(
     ("text", "rule"),
     [

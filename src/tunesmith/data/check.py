@@ -16,7 +16,7 @@ from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.prepare import inputs_of
 from tunesmith.data.records import Chat, Record, Text
-from tunesmith.data.splits import Key, Split, prompt_key, row_keys
+from tunesmith.data.splits import HeldOut, Key, Split, prompt_key, row_keys
 from tunesmith.data.stats import describe
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter, Silent
@@ -162,6 +162,7 @@ class _Doctor:
     seen: dict[int, int] = field(default_factory=dict)
     answers: dict[int, tuple[int, int]] = field(default_factory=dict)
     files: list[tuple[Split, str]] = field(default_factory=list)
+    held_out: HeldOut = field(default_factory=HeldOut)
     lengths: array[int] = field(default_factory=lambda: array("q"))
     answer_lengths: array[int] = field(default_factory=lambda: array("q"))
 
@@ -212,13 +213,17 @@ class _Doctor:
 
     def _compare(self, use: Split, address: str, record: Record) -> None:
         """With all rows before it: the same, or the same question with another answer."""
-        key = _short(row_keys(record)[-1])
-        place = (len(self.files) - 1 << 40) | int(address.rpartition(":")[2])
+        keys = row_keys(record)
+        key, place = _short(keys[-1]), (len(self.files) - 1 << 40) | int(address.rpartition(":")[2])
         first = self.seen.setdefault(key, place)
-        if first != place:
-            other, where = self._place(first)
-            rule = "duplicate_row" if other == use else f"{use}_row_in_{other}"
-            self.note(rule, address, f"the same as {where}")
+        other, where = self._place(first)
+        if first != place and other == use:
+            self.note("duplicate_row", address, f"the same as {where}")
+        if held_out := self.held_out.find(use, keys):
+            what = f"the same as {where}" if other == held_out else f"begins or continues a row of {held_out}"
+            self.note(f"{use}_row_in_{held_out}", address, what)
+        if use != "train":
+            self.held_out.add(use, keys)
         if isinstance(record, Chat):
             answer, first = self.answers.setdefault(_short(prompt_key(record)), (key, place))
             if answer != key:

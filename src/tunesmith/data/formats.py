@@ -147,7 +147,7 @@ _FIXES: Mapping[str, str] = {
     "lone_surrogate": "write the whole character, or remove it",
     "nul_character": "remove it",
     "row_too_large": "split the row",
-    "missing_key": "add it, or map the names with columns:",
+    "missing_key": "add it, or map the names: columns",
     "wrong_type": "give what is needed there",
     "empty_messages": "fill in the dialogue, or remove the row",
     "empty_prompt": "fill in the question, or remove the row",

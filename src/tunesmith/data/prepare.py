@@ -22,7 +22,7 @@ from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Rendered, render
 from tunesmith.data.samples import SampleSet, to_sample
 from tunesmith.data.sources import require_file
-from tunesmith.data.splits import Key, Rows, Split, assign, row_keys
+from tunesmith.data.splits import HeldOut, Key, Rows, Split, assign, row_keys
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, Problem
 from tunesmith.events import Reporter, Silent
@@ -115,8 +115,7 @@ class _Reading:
         self.bad_count = 0
         self.broken_labels: list[Problem] = []
         self.broken_files: list[Problem] = []
-        self.whole: dict[Key, Split] = {}  # rows of held-out files
-        self.beginnings: dict[Key, Split] = {}  # and all their beginnings
+        self.held_out = HeldOut()
         self.left = data.limit
 
     def scan(self, inputs: Iterable[tuple[Split, Source]]) -> None:
@@ -152,20 +151,16 @@ class _Reading:
             self._drop(got, address, record.reason, record.detail)
             if self.data.on_bad_row == "error":
                 self._complain(address, record.reason, record.detail)
-        for got in self.sources[-1:]:
-            self._hold_out(got)
-
-    def _hold_out(self, got: Gathered) -> None:
-        """Remember the rows of a held-out file, so that no other file's samples hold them."""
-        for keys in got.keys if got.use != "train" else ():
-            self.whole.setdefault(keys[-1], got.use)
-            self.beginnings.update(dict.fromkeys(keys, got.use))
+        for got in self.sources[-1:] if use != "train" else ():
+            for keys in got.keys:
+                self.held_out.add(got.use, keys)
 
     def _take(self, got: Gathered, address: str, record: Record) -> None:
         """One good record: rendered, checked and laid into the columns, or dropped."""
         keys = row_keys(record)
-        if (held_out := self._held_out(keys, got.use)) is not None:
-            self._drop(got, address, f"also_in_{held_out}", f"the same row stands in the {held_out} file")
+        if (held_out := self.held_out.find(got.use, keys)) is not None:
+            detail = f"the row, its beginning or its continuation stands in the {held_out} file"
+            self._drop(got, address, f"also_in_{held_out}", detail)
             return
         data = self.data
         result = render(record, address, self.template, self.objective, data.max_length, data.overlength)
@@ -182,11 +177,6 @@ class _Reading:
         ]
         if not wrong:
             self._keep(got, address, result, keys)
-
-    def _held_out(self, keys: Sequence[Key], use: Split) -> Split | None:
-        """The held-out file that has this row, its beginning or its continuation, if another than its own."""
-        found = [self.beginnings.get(keys[-1]), *(self.whole.get(key) for key in keys)]
-        return next((split for split in found if split not in (None, use)), None)
 
     def _keep(self, got: Gathered, address: str, result: Rendered, keys: tuple[Key, ...]) -> None:
         row = len(got.keys)

@@ -48,6 +48,25 @@ def _digest(value: object) -> Key:
     return hashlib.blake2b(_spell(value), digest_size=16).digest()
 
 
+class HeldOut:
+    """The rows of held-out files: what equals one, begins one or continues one must not be learnt."""
+
+    def __init__(self) -> None:
+        self._whole: dict[Key, Split] = {}
+        self._beginnings: dict[Key, Split] = {}
+
+    def add(self, split: Split, keys: Sequence[Key]) -> None:
+        """One more row of a held-out file, by its `row_keys`."""
+        self._whole.setdefault(keys[-1], split)
+        for key in keys:
+            self._beginnings.setdefault(key, split)
+
+    def find(self, split: Split, keys: Sequence[Key]) -> Split | None:
+        """The held-out split, other than its own, that a row of `split` would give away."""
+        found = [self._beginnings.get(keys[-1]), *(self._whole.get(key) for key in keys)]
+        return next((other for other in found if other not in (None, split)), None)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The rows of one source that may be split, in file order."""
