@@ -14,7 +14,9 @@ BAR = 24
 
 def page(plan: dict[str, Any], note: str = "") -> RenderableType:
     """The contracted plan document, for a person."""
-    return base.page(base.heading("plan", note), verdict(plan), overview(plan), memory(plan), advice(plan))
+    return base.page(
+        base.heading("plan", note), verdict(plan), overview(plan), memory(plan), largest(plan), advice(plan)
+    )
 
 
 def verdict(plan: dict[str, Any]) -> RenderableType:
@@ -42,8 +44,27 @@ def overview(plan: dict[str, Any]) -> RenderableType:
             ("run", length),
             ("time", f"about {base.duration(run['seconds'])}"),
             ("disk", base.size(run["disk_bytes"])),
+            *([("settings", settings(plan))] if "lr" in plan else []),
         ]
     )
+
+
+def settings(plan: dict[str, Any]) -> str:
+    """What `auto` came to."""
+    again = ", activations recomputed" if plan["checkpointing"] == "full" else ""
+    return f"lr {plan['lr']:g}, {plan['precision']}, {base.count(plan['micro_tokens'])} tokens at once{again}"
+
+
+def largest(plan: dict[str, Any]) -> RenderableType | None:
+    """How far this device would reach."""
+    found = plan["largest"]
+    names = {"micro_tokens": "tokens at once", "max_length": "tokens a sample", "rank": "rank"}
+    parts = [f"{base.short_count(found[key])} {words}" for key, words in names.items() if found.get(key)]
+    fitting = [name for name, fits in found.get("methods", {}).items() if fits]
+    if not parts and not fitting:
+        return None
+    rows: list[tuple[str, RenderableType]] = [("fits up to", ", ".join(parts))] if parts else []
+    return base.facts([*rows, ("methods", ", ".join(fitting) or "none fits")])
 
 
 def memory(plan: dict[str, Any]) -> RenderableType:
