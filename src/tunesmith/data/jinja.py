@@ -17,7 +17,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context, Macro
+from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # Templates that write today's date would give other tokens on another day: a resumed run would silently
@@ -59,6 +59,34 @@ class _Namespace(jinja2.utils.Namespace):
         super().__setitem__(name, value)
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox with a short way for the few things nearly every template asks for.
+
+    The long way checks each name of each value; it was two thirds of the time of a long dialogue.
+    """
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """A turn's key, a text's harmless method, a loop's counter; everything else the long way."""
+        kind = type(obj)
+        if kind is dict and attribute in obj and attribute not in _DICT_NAMES:
+            return obj[attribute]
+        if attribute in _SHORT_WAY.get(kind, ()) or (kind is _Namespace and attribute[:1] != "_"):
+            try:
+                return getattr(obj, attribute)
+            except (AttributeError, KeyError):
+                pass
+        return super().getattr(obj, attribute)
+
+
+_DICT_NAMES = frozenset(dir(dict))
+_SHORT_WAY: Mapping[type, frozenset[str]] = {
+    str: frozenset(
+        ("strip", "lstrip", "rstrip", "split", "startswith", "endswith", "replace", "upper", "lower")
+    ),
+    LoopContext: frozenset(("index", "index0", "first", "last", "length")),
+}
+
+
 def _refuse(message: str) -> None:
     raise TemplateRefusal(str(message))
 
@@ -69,9 +97,7 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: TEMPLATE_DATE.strftime(form)
