@@ -110,7 +110,7 @@ def test_two_hundred_prompts_take_seconds(tmp_path):
     task = Task(name="gen", kind="generate", path=f"{tmp_path}/gen.jsonl", max_new_tokens=24)
     begin = time.perf_counter()
     evaluate(model, tokenizer, template, tasks=[task], micro_tokens=4096)
-    assert time.perf_counter() - begin < 20
+    assert time.perf_counter() - begin < 30  # 2 s on an idle core
 
 
 # mutation tried: no autocast in ready_to_answer (torch refuses mixed dtypes at the head)

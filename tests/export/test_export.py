@@ -182,13 +182,27 @@ def test_the_adapter_folder_loads_in_plain_peft(tmp_path, family):
         return method.attach(load_model(Model(path=str(tmp_path / "base")), "cpu", torch.float32), folder)
 
     value = export_adapter(trained, tmp_path / "exports/adapter", attach)
-    assert value["passed"]
+    assert (value["passed"], value["format"]) == (True, "peft")
     prompts = probe_ids(trained.template, [], 256)
     reference = probe_logits(trained.open(torch.float32), prompts)
     shutil.rmtree(trained.trained)
     plain = plain_logits(tmp_path / "base", prompts, tmp_path / "exports/adapter")
     assert largest(reference, plain) <= 1e-4 * max(float(logits.abs().max()) for logits in reference)
     assert AutoTokenizer.from_pretrained(tmp_path / "exports/adapter").chat_template == CHATML
+
+
+def test_what_freeze_trained_is_an_adapter_of_our_own_format(tmp_path):
+    trained = train(tmp_path, "freeze")
+    method = build(TUNINGS["freeze"])
+
+    def attach(folder):
+        return method.attach(load_model(Model(path=str(tmp_path / "base")), "cpu", torch.float32), folder)
+
+    value = export_adapter(trained, tmp_path / "adapter", attach)
+    assert (value["passed"], value["format"]) == (True, "tunesmith")
+    with pytest.raises(CertificateError):  # a copy on the wrong base
+        export_adapter(trained, tmp_path / "adapter", lambda folder: tiny_model(vocab_size=259))
+    assert (tmp_path / "adapter/certificate.json").is_file()
 
 
 def test_full_tuning_has_no_adapter(tmp_path):

@@ -61,6 +61,7 @@ def export_adapter(
         copied = attach(stage)
         difference = compare_logits(reference, probe_logits(copied, prompts))
         value = certificate("adapter", "fp32", difference, len(prompts), trained.hashes())
+        value["format"] = "peft" if (stage / PEFT_FILE).is_file() else "tunesmith"
         write_certificate(stage, value)
         reporter.progress("exporting the adapter", 2, 2)
     return value
