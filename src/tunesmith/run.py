@@ -323,7 +323,7 @@ def _fit(
         recipe,
         settings,
         CheckpointStore(folder.checkpoints, recipe.checkpoint.keep),
-        {"data": work.data.fingerprint, "model": fingerprint(recipe.model)},
+        {**work.data.files, "data": work.data.fingerprint, "model": fingerprint(recipe.model)},
         reporter,
         held_out if validation is not None and len(validation) else None,
     )

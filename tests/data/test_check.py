@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from tests.data.byte_tokenizer import byte_template
 from tunesmith.data.check import CheckReport, Finding, check
+from tunesmith.data.template import ChatTemplate
 from tunesmith.recipe import Data
 
 
@@ -159,6 +162,18 @@ def test_no_bytes_make_the_doctor_ill(folder: Path, data: bytes, name: str, exac
     path = folder / name
     path.write_bytes(data)
     json.dumps(doctor(str(path), exact).to_json(), ensure_ascii=False).encode()
+
+
+def test_text_that_the_tokenizer_cannot_spell_is_found(tmp_path: Path) -> None:
+    backend = Tokenizer(models.WordLevel({"<unk>": 0, "<eos>": 1, "known": 2, "User": 3, ":": 4}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<eos>")
+    path = write(tmp_path / "a.jsonl", [{"text": "known known"}, {"text": "known 未知"}])
+    template = ChatTemplate.of(tokenizer, "auto")
+    report = check(Data(train=path), objective="pretrain", template=template)
+    (example,) = finding(report, "unknown_token").examples
+    assert example.where == f"{path}:2"
+    assert example.what == "1 of 3 tokens are unknown"
 
 
 def test_published_sets_are_read_as_their_pages_say() -> None:

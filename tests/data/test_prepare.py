@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -253,6 +254,7 @@ def test_text_keeps_its_last_documents_for_validation(tmp_path: Path) -> None:
 def test_whatever_changes_a_sample_changes_the_fingerprint(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", 6)
     first = run(path).fingerprint
+    assert run(path).files == {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()}
     assert run(path).fingerprint == first
     others = [
         run(path, max_length=100),

@@ -49,6 +49,7 @@ RULES: dict[str, tuple[Severity, str]] = {
         "remove control characters and \\ufffd; they are traces of a wrong conversion",
     ),
     "control_token_in_text": ("note", "nothing to do: it is encoded as plain text and steers nothing"),
+    "unknown_token": ("warning", "the tokenizer cannot spell this text; use a model that knows the language"),
     "short_answer": ("note", "look whether these answers are meant"),
     "too_long": ("note", "raise data.max_length, or choose data.overlength"),
     "one_document": (
@@ -259,6 +260,11 @@ class _Doctor:
             self.bad.add(result.reason)
             self.note(result.reason, address, result.detail)
             return
+        unknown = sum(
+            int((rendering.ids == self.template.control.unknown).sum()) for rendering in result.renderings
+        )
+        if unknown:
+            self.note("unknown_token", address, f"{unknown} of {result.tokens_in} tokens are unknown")
         longest = max(len(rendering.ids) for rendering in result.renderings)
         self.lengths.append(longest)
         if longest > data.max_length:

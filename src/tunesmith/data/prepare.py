@@ -36,7 +36,10 @@ SPELT = 50  # bad rows named one by one; the rest are counted
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All a run needs of its data. `longest` is the longest sample of any split, in tokens."""
+    """All a run needs of its data. `longest` is the longest sample of any split, in tokens.
+
+    `fingerprint` stands for everything that decides the samples, `files` names the sha256 of each file.
+    """
 
     train: tuple[SampleSet, ...]
     weights: tuple[float | None, ...]
@@ -45,6 +48,7 @@ class Prepared:
     ledger: Ledger
     fingerprint: str
     longest: int
+    files: dict[str, str]
 
 
 def prepare(
@@ -69,7 +73,9 @@ def prepare(
     changed = [s.path for (_, s), old in zip(inputs, before) if hash_file(s.path) != old]
     if changed:
         raise DataError([Problem(path, "changed while it was being read", "run again") for path in changed])
-    return _split(reading, data, seed, fingerprint(before, data, objective, tokenizer, template, seed))
+    files = dict(zip((source.path for _, source in inputs), before))
+    digest = fingerprint(before, data, objective, tokenizer, template, seed)
+    return _split(reading, data, seed, digest, files)
 
 
 def _require_files(paths: Iterable[str]) -> None:
@@ -240,7 +246,7 @@ def _raise_empty(where: str, sources: Sequence[Gathered]) -> None:
     raise DataError.at(where, f"none of {rows} rows is left ({reasons})", "see tunesmith data check")
 
 
-def _split(reading: _Reading, data: Data, seed: int, digest: str) -> Prepared:
+def _split(reading: _Reading, data: Data, seed: int, digest: str, files: dict[str, str]) -> Prepared:
     """Assign each row to its side, cut the columns accordingly and close the books."""
     by_share = {
         use: None if isinstance(p := getattr(data, use), str) else p for use in ("validation", "test")
@@ -269,6 +275,7 @@ def _split(reading: _Reading, data: Data, seed: int, digest: str) -> Prepared:
         ledger=ledger,
         fingerprint=digest,
         longest=max(int(s.lengths.max(initial=0)) for s in every),
+        files=files,
     )
 
 
