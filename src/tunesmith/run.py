@@ -314,6 +314,7 @@ def _fit(
         found = held_out_loss(tuned.model, validation, plan.micro_tokens)
         return found.loss_nats, sum(found.targets)
 
+    files = {f"data file {path}": digest for path, digest in work.data.files.items()}
     return fit(
         tuned,
         method,
@@ -323,7 +324,7 @@ def _fit(
         recipe,
         settings,
         CheckpointStore(folder.checkpoints, recipe.checkpoint.keep),
-        {**work.data.files, "data": work.data.fingerprint, "model": fingerprint(recipe.model)},
+        {**files, "data": work.data.fingerprint, "model": fingerprint(recipe.model)},
         reporter,
         held_out if validation is not None and len(validation) else None,
     )
