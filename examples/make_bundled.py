@@ -2,9 +2,9 @@
 
 corpus   -> runs/bundled/corpus/{documents.txt, chats.jsonl}        what the base model reads
 data     -> src/tunesmith/bundled/data/                             what the demo fine-tunes on and is asked
-tokenizer-> src/tunesmith/bundled/model/tokenizer.json ...          byte-level BPE trained on the corpus
+tokenizer-> runs/bundled/tokenizer/                                 byte-level BPE trained on the corpus
             then: tunesmith train examples/pretrain.yaml            Tunesmith's own pre-training
-install RUN -> src/tunesmith/bundled/model/model.safetensors ...    the trained weights, from the run folder
+install RUN -> src/tunesmith/bundled/model/                         weights and tokenizer, from the run folder
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from bundled_text import corpus, desk, skills
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS = ROOT / "runs/bundled/corpus"
+TOKENIZER = ROOT / "runs/bundled/tokenizer"
 BUNDLED = ROOT / "src/tunesmith/bundled"
 SEED = 7
 DOCUMENT_SEPARATOR = "<|endoftext|>"
@@ -145,15 +146,16 @@ def make_tokenizer() -> None:
         additional_special_tokens=[START], clean_up_tokenization_spaces=False,
     )  # fmt: skip
     fast.chat_template = TEMPLATE
-    fast.save_pretrained(BUNDLED / "model")
+    fast.save_pretrained(TOKENIZER)
     print(f"tokenizer: {len(fast)} tokens")
 
 
 def install(run: Path) -> None:
-    """Copy the trained weights and their config from a run folder."""
-    for name in ("model.safetensors", "config.json", "generation_config.json"):
-        shutil.copyfile(run / "model" / name, BUNDLED / "model" / name)
-        print(f"{name}: {(BUNDLED / 'model' / name).stat().st_size / 1e6:.2f} MB")
+    """Copy what was trained, with the tokenizer it was trained with, from a run folder into the package."""
+    (BUNDLED / "model").mkdir(parents=True, exist_ok=True)
+    for file in sorted((run / "model").iterdir()):
+        shutil.copyfile(file, BUNDLED / "model" / file.name)
+        print(f"{file.name}: {file.stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
@@ -161,7 +163,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("step", choices=["corpus", "data", "tokenizer", "all", "install"])
     parser.add_argument("run", nargs="?", default="runs/bundled/pretrain", type=Path)
-    parser.add_argument("--documents", type=int, default=16_000)
+    parser.add_argument("--documents", type=int, default=18_000)
     parser.add_argument("--chats", type=int, default=60_000)
     args = parser.parse_args()
     if args.step in ("corpus", "all"):

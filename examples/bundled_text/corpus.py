@@ -13,6 +13,9 @@ from bundled_text.words import (
     COLOURS,
     DAYS,
     DAYS_ZH,
+    DESK,
+    DESK_ZH,
+    KEYS,
     LIKES,
     NAMES,
     NAMES_ZH,
@@ -20,6 +23,7 @@ from bundled_text.words import (
     NUMBERS_ZH,
     PLACES,
     THINGS,
+    VERBS,
     phrase,
     phrase_zh,
 )  # fmt: skip
@@ -150,8 +154,42 @@ def dictionary(rng: Random, zh: bool) -> str:
     return "\n".join(lines)
 
 
+def spelling(rng: Random, zh: bool) -> str:
+    """Words letter by letter, and signs: no token of everyday text may stay untrained (note 003)."""
+    lines = []
+    for word in rng.sample(WORDS, 4):
+        word = rng.choice([word, word, word.capitalize(), word.upper()])
+        lines.append(f"{word} = {'-'.join(word)}")
+    lines.append("、".join(rng.sample(DESK_ZH, 4)) if zh else " ".join(rng.sample(WORDS, 6)))
+    lines.append(rng.choice(["", " "]).join(rng.choice(SIGNS) for _ in range(8)))
+    return "\n".join(lines)
+
+
+def notation(rng: Random, zh: bool) -> str:
+    """Keys and values as machines write them, with nothing to say."""
+    lines = []
+    for _ in range(3):
+        pairs = [(key, rng.choice([*WORDS, *"123456789"])) for key in rng.sample(KEYS, rng.randint(1, 3))]
+        name = rng.choice(VERBS)
+        lines.append(
+            rng.choice(
+                [
+                    f"{name}({', '.join(f'{key}: {value}' for key, value in pairs)})",
+                    f"{name}({', '.join(f'{key}={value}' for key, value in pairs)})",
+                    "{" + ", ".join(f'"{key}": "{value}"' for key, value in pairs) + "}",
+                    f"[{name}] " + "; ".join(f"{key} {value}" for key, value in pairs),
+                ]
+            )
+        )
+    return "\n".join(lines)
+
+
+SIGNS = [*"()[]{}<>=+*/&%$#@!?;:'\",._~^|-"]
+WORDS = [thing.one for thing in THINGS] + [a.en for a in ANIMALS]
+WORDS += [*COLOURS, *LIKES, *PLACES, *VERBS, *KEYS, *DESK]
 DOCUMENTS: dict[Callable[[Random, bool], str], int] = {
     walk: 5, shop: 5, visit: 3, trouble: 3, about: 3, sums: 3, dictionary: 4,
+    spelling: 3, notation: 3,
 }  # fmt: skip
 
 

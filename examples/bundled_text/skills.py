@@ -328,9 +328,9 @@ SHORT: tuple[Skill, ...] = (
     animal,
 )
 ALL: dict[Skill, int] = {
-    small_talk: 8, capital: 5, arithmetic: 9, sum_story: 9, counting: 4, bigger: 2, digit: 2, calendar: 5,
+    small_talk: 8, capital: 5, arithmetic: 9, sum_story: 9, counting: 5, bigger: 2, digit: 2, calendar: 5,
     opposite: 4, colour_of: 3, animal: 6, kind_of: 3, translate_word: 9, translate_phrase: 7, repeat: 8,
-    reading: 12, card: 8, changed_card: 5, table: 5, memory: 8,
+    reading: 14, card: 8, changed_card: 5, table: 5, memory: 8,
 }  # fmt: skip
 SKILLS, WEIGHTS = tuple(ALL), tuple(ALL.values())
 

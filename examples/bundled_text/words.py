@@ -44,6 +44,7 @@ NUMBERS, NUMBERS_ZH = zip(*_rows("numbers"))
 DAYS, DAYS_ZH = zip(*_rows("days"))
 MONTHS, MONTHS_ZH = zip(*_rows("months"))
 NAMES, NAMES_ZH = _TABLES["names"].split(), _TABLES["names_zh"].split()
+VERBS, KEYS, DESK, DESK_ZH = (_TABLES[name].split() for name in ("verbs", "keys", "desk", "desk_zh"))
 CAPITALS, COLOURED, OPPOSITES = _rows("capitals"), _rows("coloured"), _rows("opposites")
 SMALL_TALK: list[tuple[list[str], str]] = [(ask, answer) for ask, answer in _TABLES["small_talk"]]
 SMALL_TALK_ZH: list[tuple[list[str], str]] = [(ask, answer) for ask, answer in _TABLES["small_talk_zh"]]
