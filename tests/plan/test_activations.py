@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tunesmith.model.facts import facts_from_config
-from tunesmith.plan.activations import numbers, saved_bytes, what_trains
+from tunesmith.plan.activations import checkpointed_bytes, numbers, saved_bytes, what_trains
 from tunesmith.recipe import Freeze, Full, Lora, Tuning
 
 SHAPE = {
@@ -35,27 +35,33 @@ TUNINGS: list[Tuning] = [
 
 
 def count_saved(
-    config: dict[str, Any], tuning: Tuning, documents: list[int], *, bf16: bool
+    config: dict[str, Any],
+    tuning: Tuning,
+    documents: list[int],
+    *,
+    bf16: bool,
+    checkpointing: bool = False,
 ) -> tuple[int, int]:
     """Bytes of all storages that autograd keeps, parameters apart, and the number of targets."""
     import numpy as np
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    import tunesmith.model.load  # registers the attention
     from tunesmith.data.loader import collate
     from tunesmith.data.samples import Sample
     from tunesmith.kernels import attention
+    from tunesmith.model.load import checkpoint_layers
     from tunesmith.objectives.language_modelling import summed_loss
     from tunesmith.tuning.build import build
 
-    assert tunesmith.model.load
     dtype = torch.bfloat16 if bf16 and not isinstance(tuning, Full) else torch.float32
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), dtype=dtype, attn_implementation=attention.NAME
     )
     tuned = build(tuning).prepare(model, 0)
     tuned.model.train()
+    if checkpointing:
+        checkpoint_layers(model)
     ids = [np.arange(n, dtype=np.int32) for n in documents]
     batch = collate([Sample(i, np.where(i < 5, -100, i), "a:1") for i in ids], packing=True)
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -96,3 +102,33 @@ def test_saved_bytes_are_exact_in_fp32(family: str, tuning: Tuning) -> None:
 def test_saved_bytes_are_exact_in_bf16(family: str, tuning: Tuning) -> None:
     measured, targets = count_saved(FAMILIES[family], tuning, [16, 16], bf16=True)
     assert predicted(FAMILIES[family], tuning, 32, targets, bf16=True) == measured
+
+
+# mutation tried: the final norm's input counted twice
+@pytest.mark.parametrize("tuning", [TUNINGS[0], TUNINGS[1], TUNINGS[4]], ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_bytes_are_exact(family: str, tuning: Tuning) -> None:
+    config = FAMILIES[family]
+    measured, targets = count_saved(config, tuning, [64, 64], bf16=False, checkpointing=True)
+    facts = facts_from_config(config)
+    trains = what_trains(tuning, facts)
+    inputs, _, ends = checkpointed_bytes(facts, trains, numbers(trains, False), 128, targets)
+    assert measured == round(inputs + ends)
+
+
+# mutation tried: without disable_input_require_grads every layer goes through backward
+def test_checkpointing_leaves_frozen_layers_out_of_the_backward() -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tunesmith.model.load import checkpoint_layers
+    from tunesmith.tuning.build import build
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**FAMILIES["llama"]))
+    build(Freeze(method="freeze", last_layers=1)).prepare(model, 0).model.train()
+    checkpoint_layers(model)
+    needs: list[bool] = []
+    for layer in model.model.layers:
+        layer.mlp.register_forward_hook(lambda _, inputs, __: needs.append(inputs[0].requires_grad))
+    model(torch.arange(8)[None]).logits.sum().backward()
+    assert needs[:3] == [False, False, True]

@@ -124,6 +124,9 @@ def checkpoint_layers(lm: PreTrainedModel) -> None:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     else:
         lm.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers makes the embedding's output need a gradient, which only the reentrant form asks for: frozen
+    # layers below the first that trains would be recomputed and gone through backward for nothing
+    lm.disable_input_require_grads()
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def layer_cost(
 def saved_bytes(
     facts: ModelFacts, trains: Trains, size: Numbers, tokens: int, targets: int, slack: float = 1.0
 ) -> tuple[float, float, float]:
-    """Bytes kept for the backward pass of a micro-batch: (layers, dearest single layer, head and ends)."""
+    """Bytes kept for the backward pass of a micro-batch: (all layers, the dearest one, head and ends)."""
     flows, layers, dearest = trains.embedding, 0.0, 0.0
     for layer in range(facts.layers):
         cost = layer_cost(facts, trains, layer, flows, size, slack)
@@ -124,9 +124,22 @@ def saved_bytes(
         ends += targets * (facts.hidden_size * wide + INDEX)
     if trains.head(facts):
         ends += facts.embedding_parameters * FP32
-    ends += tokens * INDEX * (trains.embedding + bool(layers))
-    ends += tokens * 2 * facts.head_dim * size.residual * bool(layers)
-    return layers, dearest, ends
+    ends += tokens * INDEX * trains.embedding
+    return layers + tokens * _shared(facts, size) * bool(layers), dearest, ends
+
+
+def _shared(facts: ModelFacts, size: Numbers) -> int:
+    """Kept once for all layers, bytes a token: the rotation's cosine and sine, and the documents' places."""
+    return 2 * facts.head_dim * size.residual + INDEX
+
+
+def checkpointed_bytes(
+    facts: ModelFacts, trains: Trains, size: Numbers, tokens: int, targets: int, slack: float = 1.0
+) -> tuple[float, float, float]:
+    """With checkpointing: (each layer's input, what one layer keeps once it is recomputed, head and ends)."""
+    _, dearest, ends = saved_bytes(facts, trains, size, tokens, targets, slack)
+    inputs = facts.layers * tokens * facts.hidden_size * size.residual
+    return inputs, dearest, ends
 
 
 class _Walk:

@@ -5,19 +5,17 @@ seconds a step = flops / flops_per_second + bytes moved / bytes_per_second + ope
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, Numbers, Trains, layer_cost
+from tunesmith.plan.activations import FP32, LayerCost, Numbers, Trains, layer_cost
 from tunesmith.plan.device import Device
+from tunesmith.plan.memory import Load
 from tunesmith.tuning.table import trainable_parameters
-
-if TYPE_CHECKING:
-    from tunesmith.recipe import Tuning
 
 # Dense bf16 flops a second (fp32 on cards without bf16) and bytes a second, by a part of the card's name.
 CARDS: Mapping[str, tuple[float, float]] = {
@@ -28,43 +26,68 @@ CARDS: Mapping[str, tuple[float, float]] = {
 _UNKNOWN_CARD = (50e12, 0.5e12)
 # Share of a card's peak that training reaches; published runs lie between 0.35 and 0.55.
 CARD_SHARE = 0.45
-# Times a byte kept for the backward pass is written or read, over forward and backward.
-TRAFFIC_PER_SAVED_BYTE = 4.0
-# AdamW reads weight, gradient and two moments and writes three; clipping reads the gradient again.
-UPDATE_BYTES = 8 * FP32
+# Held against steps of three models, three methods and two lengths on one processor core (docs/plan.md).
+FLOPS_SHARE = 0.92  # of the rate just measured, over all the products of a step
+TRAFFIC_PER_SAVED_BYTE = 7.2  # writes and reads of a byte kept for the backward pass, over the whole step
+HEAD_TRAFFIC = 9 * FP32  # a logit: made, exponentiated, turned into its gradient
+UPDATE_TRAFFIC = 14 * FP32  # a trained weight: AdamW reads four numbers and writes three; clipping reads one
+ACCUMULATE_TRAFFIC = 3 * FP32
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
-SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 12e-6, "cuda": 9e-6}
+SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
+# A query with a key in a head, forward and backward, on one core; on a card it is part of the flops.
+SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 8.3e-9, "cuda": 0.0}
+# Element-wise work gains less from a second core than products do.
+SHARE_OF_FURTHER_CORES = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What a machine does in a second."""
+    """What a machine does in a second, and what an operator and a score of attention cost it."""
 
     flops: float
     bytes: float
     operator_seconds: float
+    score_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stretch of training asks for: arithmetic, traffic, operators started."""
+    """What a stretch of training asks for: arithmetic, traffic, operators started, attention scores."""
 
-    flops: float
-    bytes: float
-    operators: float
+    flops: float = 0.0
+    bytes: float = 0.0
+    operators: float = 0.0
+    scores: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.operators + other.operators,
+            self.scores + other.scores,
+        )
 
     def seconds(self, speed: Speed) -> float:
         """Time on a machine."""
-        return self.flops / speed.flops + self.bytes / speed.bytes + self.operators * speed.operator_seconds
+        moving = self.bytes / speed.bytes + self.scores * speed.score_seconds
+        return self.flops / speed.flops + moving + self.operators * speed.operator_seconds
 
 
 def find_speed(device: Device, facts: ModelFacts) -> Speed:
     """From the table of cards, or measured here on matrices of the model's own shape."""
+    operator, score = SECONDS_PER_OPERATOR[device.kind], SECONDS_PER_SCORE[device.kind]
     if device.kind == "cuda":
         flops, rate = next((v for part, v in CARDS.items() if part in device.name), _UNKNOWN_CARD)
-        return Speed(flops * CARD_SHARE, rate, SECONDS_PER_OPERATOR["cuda"])
+        return Speed(flops * CARD_SHARE, rate, operator, score)
     flops, rate = _measure(facts.hidden_size, facts.intermediate_size)
-    return Speed(flops, rate, SECONDS_PER_OPERATOR["cpu"])
+    cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
+    return Speed(flops * FLOPS_SHARE, rate * cores, operator, score / cores)
+
+
+def threads() -> int:
+    """Threads that torch and numpy will use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(asked)) if asked.isdigit() else len(os.sched_getaffinity(0))
 
 
 @lru_cache(maxsize=16)
@@ -72,7 +95,7 @@ def _measure(hidden: int, inner: int) -> tuple[float, float]:
     """(flops, bytes) a second of this processor: fp32 products of this shape, and copying."""
     import numpy as np
 
-    rows = max(32, min(1024, int(1.5e9 / (2 * hidden * inner))))
+    rows = max(32, min(16384, int(1.5e9 / (2 * hidden * inner))))
     left, right = np.ones((rows, hidden), np.float32), np.ones((hidden, inner), np.float32)
     block = np.ones(8_000_000, np.float32)
     target = np.empty_like(block)
@@ -91,51 +114,67 @@ def _best_seconds(work: Callable[[], object], times: int = 4) -> float:
     return best
 
 
-def train_work(
-    facts: ModelFacts,
-    tuning: Tuning,
-    trains: Trains,
-    size: Numbers,
-    *,
-    tokens: int,
-    targets: int,
-    micro_batches: float,
-    length: float,
-    checkpointing: bool,
-) -> Work:
-    """One step of `tokens` tokens in `micro_batches`, documents of about `length` tokens."""
-    flops = traffic = operators = 0.0
-    flows = trains.embedding
-    again = 1 if checkpointing else 0
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Tokens computed, in documents of about `length`, cut into `micro_batches`."""
+
+    tokens: float
+    targets: float
+    length: float
+    micro_batches: float
+
+
+def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> Work:
+    """One step: forward, backward where a gradient flows, update."""
+    facts, flows = load.facts, trains.embedding
+    total = Work()
     for layer in range(facts.layers):
         cost = layer_cost(facts, trains, layer, flows, size, 1.0)
-        adapters = trains.adapters(layer)
-        forward = 2 * facts.linear_parameters + 2 * facts.attention_size * length
-        extra = sum(2 * trains.rank * (a.inputs + a.outputs) for a in adapters)
-        learnt = sum(
-            a.inputs * a.outputs
-            for a in facts.linears
-            if f"model.layers.{layer}.{a.name}.weight" in trains.names
-        )
-        back = 2 * facts.linear_parameters + 5 * facts.attention_size * length if cost.flows else 0.0
-        flops += tokens * ((1 + again * cost.flows) * (forward + extra) + back + 2 * extra + 2 * learnt)
-        kept = cost.saved or _forward_bytes(facts, size)
-        traffic += tokens * kept * (TRAFFIC_PER_SAVED_BYTE + again) * (1.0 if cost.flows else 0.25)
-        passes = (3 + again) / 3 if cost.flows else 1 / 3
-        operators += micro_batches * passes * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(adapters))
+        total += _layer_work(load, trains, layer, cost, size, stretch)
         flows = cost.flows
-    flops += targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
-    traffic += targets * facts.vocab_size * FP32 * 5
-    traffic += trainable_parameters(tuning, facts) * (UPDATE_BYTES + 2 * FP32 * micro_batches)
-    return Work(flops, traffic, operators)
+    trainable = trainable_parameters(load.tuning, facts)
+    flops = stretch.targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
+    update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
+    return total + Work(flops, stretch.targets * facts.vocab_size * HEAD_TRAFFIC + update)
 
 
-def forward_work(facts: ModelFacts, size: Numbers, *, tokens: int, targets: int, length: float) -> Work:
-    """Evaluating `tokens` tokens: no gradients."""
-    flops = tokens * facts.layers * (2 * facts.linear_parameters + 2 * facts.attention_size * length)
-    flops += targets * 2 * facts.embedding_parameters
-    traffic = tokens * facts.layers * _forward_bytes(facts, size) + targets * facts.vocab_size * FP32 * 3
-    return Work(flops, traffic, tokens / 2048 * facts.layers * OPERATORS_PER_LAYER / 3)
+def _layer_work(
+    load: Load, trains: Trains, layer: int, cost: LayerCost, size: Numbers, stretch: Stretch
+) -> Work:
+    """One decoder layer: forward, again where it is recomputed, and twice as much backward."""
+    facts, adapters = load.facts, trains.adapters(layer)
+    again = 1 if load.checkpointing == "full" and cost.flows else 0
+    learnt = sum(
+        linear.inputs * linear.outputs
+        for linear in facts.linears
+        if f"model.layers.{layer}.{linear.name}.weight" in trains.names
+    )
+    extra = 2 * trains.rank * sum(linear.inputs + linear.outputs for linear in adapters)
+    forward = 2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length
+    back = 2 * facts.linear_parameters + 5 * facts.attention_size * stretch.length if cost.flows else 0.0
+    flops = (1 + again) * (forward + extra) + back + 2 * extra + 2 * learnt
+    kept = cost.saved or _forward_bytes(facts, size)
+    traffic = kept * TRAFFIC_PER_SAVED_BYTE * (1 + again / 4 if cost.flows else 0.25)
+    thirds = 3 + again if cost.flows else 1
+    operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(adapters))
+    return Work(
+        stretch.tokens * flops,
+        stretch.tokens * traffic,
+        stretch.micro_batches * operators,
+        stretch.tokens * stretch.length * facts.heads * thirds / 3,
+    )
+
+
+def forward_work(facts: ModelFacts, size: Numbers, stretch: Stretch) -> Work:
+    """Evaluating: no gradients."""
+    each = facts.layers * (2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length)
+    return Work(
+        stretch.tokens * each + stretch.targets * 2 * facts.embedding_parameters,
+        stretch.tokens * facts.layers * _forward_bytes(facts, size)
+        + stretch.targets * facts.vocab_size * HEAD_TRAFFIC / 2,
+        stretch.micro_batches * facts.layers * OPERATORS_PER_LAYER / 3,
+        stretch.tokens * stretch.length * facts.heads * facts.layers / 3,
+    )
 
 
 def _forward_bytes(facts: ModelFacts, size: Numbers) -> float:

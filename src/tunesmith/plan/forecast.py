@@ -14,7 +14,7 @@ from tunesmith.plan.activations import FP32, numbers, what_trains
 from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
 from tunesmith.plan.device import Device
-from tunesmith.plan.duration import Speed, find_speed, forward_work, train_work
+from tunesmith.plan.duration import Speed, Stretch, find_speed, forward_work, train_work
 from tunesmith.plan.memory import Load, Memory, forecast_memory
 from tunesmith.recipe import Full, Lora, Recipe, Tuning, steps_of
 from tunesmith.tuning.table import FULL, METHODS, resolve_lr, trainable_parameters
@@ -110,7 +110,7 @@ def make_plan(
     memory = forecast_memory(load)
     seconds = None
     if shape is not None:
-        seconds = _seconds(recipe, load, shape, speed or find_speed(device, facts))
+        seconds = _seconds(recipe, load, shape, summary, speed or find_speed(device, facts))
     lr = resolve_lr(recipe)
     fits = memory.device_bytes <= device.memory_bytes
     largest = _largest(recipe, load, device)
@@ -194,24 +194,18 @@ def _frozen_bytes(recipe: Recipe, precision: str) -> int:
     return 2 if stored == "bf16" else FP32
 
 
-def _seconds(recipe: Recipe, load: Load, shape: RunShape, speed: Speed) -> float:
+def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed) -> float:
     """Training and held-out losses. Tasks, whose answers have no length yet, are left out."""
     trains = what_trains(load.tuning, load.facts)
     size = numbers(trains, load.bf16)
     tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
-    length = min(shape.longest, recipe.data.max_length) / 2
-    step = train_work(
-        load.facts, load.tuning, trains, size,
-        tokens=round(tokens), targets=round(targets), micro_batches=max(1.0, tokens / load.tokens),
-        length=length, checkpointing=load.checkpointing == "full",
-    )  # fmt: skip
-    held_out = _held_out_share(recipe) * shape.tokens / _passes(recipe)
-    each = forward_work(
-        load.facts, size,
-        tokens=round(held_out), targets=round(held_out * targets / tokens), length=length,
-    )  # fmt: skip
+    length = summary.attended if summary else shape.longest / 2
+    step = Stretch(tokens, targets, length, max(1.0, tokens / load.tokens))
+    held = shape.tokens * _held_out_share(recipe) / max(1.0, summary.epochs if summary else 1.0)
+    held_out = Stretch(held, held * targets / tokens, length, held / load.tokens)
     evaluations = shape.steps / steps_of(recipe.evaluation.every, shape.steps)
-    return shape.steps * step.seconds(speed) + evaluations * each.seconds(speed)
+    once = train_work(load, trains, size, step).seconds(speed)
+    return shape.steps * once + evaluations * forward_work(load.facts, size, held_out).seconds(speed)
 
 
 def _held_out_share(recipe: Recipe) -> float:
@@ -220,10 +214,6 @@ def _held_out_share(recipe: Recipe) -> float:
     if part is None:
         return 0.0
     return part / (1 - part) if isinstance(part, float) else 0.1
-
-
-def _passes(recipe: Recipe) -> float:
-    return max(1.0, getattr(recipe.budget, "epochs", 1.0))
 
 
 def _disk_bytes(recipe: Recipe, facts: ModelFacts, trainable: int, precision: str) -> int:

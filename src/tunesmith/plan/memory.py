@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, numbers, saved_bytes, what_trains
+from tunesmith.plan.activations import FP32, checkpointed_bytes, numbers, saved_bytes, what_trains
 from tunesmith.recipe import Full, Lora, Tuning
 from tunesmith.tuning.table import trainable_parameters
 
@@ -136,11 +136,9 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     trains = what_trains(load.tuning, facts)
     size = numbers(trains, load.bf16)
     gradients = trainable_parameters(load.tuning, facts) * FP32
-    layers, dearest, ends = saved_bytes(facts, trains, size, load.tokens, load.targets, load.slack)
-    if load.checkpointing == "full" and layers:
-        layers, recomputed = load.tokens * facts.layers * facts.hidden_size * size.residual, dearest
-    else:
-        recomputed = 0.0
+    keep = checkpointed_bytes if load.checkpointing == "full" else saved_bytes
+    layers, dearest, ends = keep(facts, trains, size, load.tokens, load.targets, load.slack)
+    recomputed = dearest if load.checkpointing == "full" else 0.0
     table = facts.embedding_parameters * FP32
     head_trains = trains.head(facts)
     begun = gradients if load.accumulates else (table if head_trains else 0)
