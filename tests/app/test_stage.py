@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -54,10 +55,10 @@ def test_training_opens_and_closes_its_own_step(stage: stages.Stage, tmp_path: P
     assert stage.done == []
     reporter.event(Started(step=0, steps=2))
     assert [step["name"] for step in stage.done] == ["before"]
-    reporter.event(stepped(1))
+    reporter.event(stepped(1, loss=2.0))
     reporter.progress("held-out", 1, 2)
     assert len(stage.done) == 1
-    reporter.event(stepped(2))
+    reporter.event(stepped(2, loss=1.0))
     reporter.progress("answering", 1, 5)
     reporter.progress("answering", 2, 5)
     reporter.event(Finished(step=2, status="done", seconds=1.0))
@@ -67,9 +68,15 @@ def test_training_opens_and_closes_its_own_step(stage: stages.Stage, tmp_path: P
 def test_an_early_stop_closes_the_step_as_well(stage: stages.Stage, tmp_path: Path) -> None:
     reporter = curtain(stage, tmp_path)
     reporter.event(Started(step=0, steps=9))
-    reporter.event(stepped(1))
-    reporter.event(Finished(step=1, status="stopped", seconds=1.0))
-    assert len(stage.done) == 2
+    for step in range(1, 6):
+        reporter.event(stepped(step, loss=3.0 / step))
+    reporter.event(Finished(step=5, status="stopped", seconds=1.0))
+    assert [step["note"] for step in stage.done][1] == "5 steps, loss 2.250 → 0.675"
+
+
+@pytest.mark.parametrize("losses", [(1.0, 2.0), (2.0, math.nan, 1.0), (1.0,)], ids=["rises", "nan", "one"])
+def test_a_loss_that_does_not_fall_fails_the_step(losses: tuple[float, ...]) -> None:
+    assert stages.said_of_training(losses)[1] is False
 
 
 def test_silence_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,11 +14,11 @@ from tunesmith import recipe as recipes
 from tunesmith import run
 from tunesmith.app.answer import document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.render import base, data, plan, scores, xray
+from tunesmith.app.render import base, data, export, plan, scores, xray
 from tunesmith.app.render import demo as pages
 from tunesmith.app.render.problems import problems
 from tunesmith.app.runs import read_report
-from tunesmith.app.stage import CheckFailed, Curtain, Stage, clear, values, write_recipe
+from tunesmith.app.stage import CheckFailed, Curtain, Stage, clear, write_recipe
 from tunesmith.data.records import Message
 from tunesmith.errors import TunesmithError
 from tunesmith.folder import RunFolder
@@ -83,8 +83,9 @@ def check_data(stage: Stage, recipe: Recipe) -> None:
     """1: every row can be read."""
     with reporting() as reporter:
         found = document_of(run.check(recipe, reporter=reporter))
-    stage.say(base.page(data.files(found["files"]), data.findings(found["findings"])))
-    stage.close(data.check_words(found), passed=found["ok"])
+    stage.say(base.page(data.files(found["files"]), data.findings(found["findings"], examples=1)))
+    formats = f"{base.count(found['rows'])} rows in {len(found['formats'])} formats"
+    stage.close(f"{formats}, {'all readable' if found['ok'] else 'not all usable'}", passed=found["ok"])
 
 
 def show_labels(stage: Stage, recipe: Recipe) -> None:
@@ -93,9 +94,15 @@ def show_labels(stage: Stage, recipe: Recipe) -> None:
         found = document_of(run.show(recipe, rows=2, reporter=reporter))
     samples = found["samples"]
     stage.say(Group(*(xray.Xray(sample) for sample in samples)))
-    holds = all(not sample["learnt"][0] and any(sample["learnt"]) for sample in samples)
-    learnt = sum(sum(sample["learnt"]) for sample in samples)
-    stage.close(f"{learnt} tokens learnt: each answer and its stop token", passed=bool(samples) and holds)
+    stop, learnt = found["template"]["stop"], sum(sum(sample["learnt"]) for sample in samples)
+    holds = all(ends_with_stop(sample, stop) for sample in samples)
+    stage.close(f"{learnt} tokens learnt: answers and their stops", passed=bool(samples) and holds)
+
+
+def ends_with_stop(sample: dict[str, Any], stop: str) -> bool:
+    """The question is given, something is learnt, and the last learnt token says that the answer ends."""
+    learnt = [piece for piece, is_learnt in zip(sample["pieces"], sample["learnt"]) if is_learnt]
+    return not sample["learnt"][0] and len(learnt) > 1 and learnt[-1] == stop
 
 
 def forecast(stage: Stage, recipe: Recipe) -> None:
@@ -122,11 +129,11 @@ def train(stage: Stage, recipe: Recipe) -> None:
         )
     )
     found = report["forgetting"]
-    gained = [name for name, item in found.items() if item["verdict"] == "gain"]
-    lost = [name for name, item in found.items() if item["verdict"] == "loss"]
-    note = values(report["after"]["tasks"])
-    note += f"; gained: {', '.join(gained) or 'nothing'}; lost: {', '.join(lost) or 'nothing'}"
-    stage.close(note, passed=bool(gained) and not lost)
+    moved = [
+        f"{name} {base.number(item['before'])} → {base.number(item['after'])}" for name, item in found.items()
+    ]
+    verdicts = {item["verdict"] for item in found.values()}
+    stage.close(", ".join(moved), passed="gain" in verdicts and "loss" not in verdicts)
 
 
 def merge(stage: Stage, recipe: Recipe) -> None:
@@ -134,10 +141,8 @@ def merge(stage: Stage, recipe: Recipe) -> None:
     with reporting() as reporter:
         found = document_of(run.export(RUN, "merged", reporter=reporter))
     certificate = found.get("certificate", found)
-    note = (
-        f"{certificate['probes']} probes: same best token in {100 * certificate['top1_agreement']:.0f}%, "
-        f"largest difference of a logit {certificate['max_abs_logit_difference']:.1e}"
-    )
+    stage.say(export.proof(certificate))
+    note = f"logits differ by {certificate['max_abs_logit_difference']:.0e} on {certificate['probes']} probes"
     stage.close(note, passed=certificate["passed"])
 
 
@@ -153,7 +158,5 @@ def chat(stage: Stage, recipe: Recipe) -> None:
     report = read_report(RunFolder(RUN)) or {}
     trained = [probe["answer"] for probe in report["after"]["probes"]][: len(questions)]
     same = [a.strip() for a in answers[1]] == [t.strip() for t in trained]
-    note = (
-        "the merged model says what the trained one said" if same else "the merged model answers differently"
-    )
+    note = "says what the trained model said" if same else "does not say what the trained model said"
     stage.close(note, passed=same and answers[0] != answers[1])

@@ -6,6 +6,7 @@ open -> close("1,204 rows, all readable") -> open -> ... -> document(): the card
 from __future__ import annotations
 
 import json
+import math
 import re
 import resource
 import shutil
@@ -84,6 +85,7 @@ class Curtain:
     def __init__(self, screen: Screen, stage: Stage, run: RunFolder) -> None:
         self.screen, self.stage, self.run = screen, stage, run
         self.steps: int | None = None
+        self.losses: list[float] = []
         self.trained = False
 
     def event(self, event: Event) -> None:
@@ -92,8 +94,9 @@ class Curtain:
             self.steps = event.steps
             self.screen.aside(lambda: self.stage.close(*said_before(self.run)))
         self.screen.event(event)
-        if isinstance(event, Stepped) and event.step == self.steps:
-            self.trained = True
+        if isinstance(event, Stepped):
+            self.losses.append(event.loss_nats)
+            self.trained = event.step == self.steps
         if isinstance(event, Finished) and self.steps is not None:
             self._end_training()
 
@@ -107,7 +110,16 @@ class Curtain:
         steps, self.steps, self.trained = self.steps, None, False
         if steps is not None:
             self.screen.settle()
-            self.screen.aside(lambda: self.stage.close(f"{steps} steps, every one finite and on record"))
+            self.screen.aside(lambda: self.stage.close(*said_of_training(self.losses)))
+
+
+def said_of_training(losses: Sequence[float]) -> tuple[str, bool]:
+    """Steps and the way of the loss; it must be finite throughout, and fall."""
+    few = max(1, min(5, len(losses) // 2))
+    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    finite = all(math.isfinite(loss) for loss in losses)
+    words = f"{len(losses)} steps, loss {base.number(first)} → {base.number(last)}"
+    return (words if finite else f"{words}, not always finite"), finite and last < first
 
 
 def said_before(run: RunFolder) -> tuple[str, bool]:

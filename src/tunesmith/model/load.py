@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,9 +21,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 
 from tunesmith.errors import ModelError
 from tunesmith.kernels import attention
+from tunesmith.model.families import own_forward_reason
 from tunesmith.model.config import read_config
 from tunesmith.recipe import Model
 
@@ -31,9 +34,15 @@ if TYPE_CHECKING:
 
     from tunesmith.data.template import ChatTemplate
 
+# Progress is told by our own reporters; downloads from the hub keep the hub's bars.
+logging.disable_progress_bar()
+enable_progress_bars()
+
 # A name transformers has no mask for: it then builds none, and our attention takes documents instead.
 ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.packed_attention)
 
+# Where the text part of a model that also sees or hears keeps its weights, in files old and new.
+TEXT_WEIGHTS = {r"^language_model\.lm_head": "lm_head", r"^(model\.)?language_model\.(model\.)?": "model."}
 EDGE_BYTES = 1 << 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -63,21 +72,29 @@ def load_model(
     model: Model, device: str, dtype: torch.dtype, seed: int = 0, vocabulary: int = 0
 ) -> PreTrainedModel:
     """The model with packed attention, in eval mode. `seed` and `vocabulary` are for a new one (from_config)."""
-    common: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention.NAME}
     if model.from_config is not None:
         with _said_plainly("model.from_config", "config"), torch.random.fork_rng():
             torch.manual_seed(seed)
-            loaded = AutoModelForCausalLM.from_config(_new_config(model.from_config), **common)
-        return loaded.to(device).eval()
+            config = _new_config(model.from_config)
+            loaded = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(config))
+        return _without_dropout(loaded).to(device).eval()
     assert model.path is not None
+    code: dict[str, Any] = {
+        "trust_remote_code": model.trust_remote_code,
+        "revision": model.revision or "main",
+    }
     with _said_plainly(model.path, "weights"):
+        config = AutoConfig.from_pretrained(model.path, **code)
+        text = config.get_text_config(decoder=True)
         found: Any = AutoModelForCausalLM.from_pretrained(
             model.path,
-            revision=model.revision or "main",
-            trust_remote_code=model.trust_remote_code,
+            config=text,
             use_safetensors=True,
             output_loading_info=True,
-            **common,
+            dtype=dtype,
+            **code,
+            **_attention(text, model.trust_remote_code),
+            **({} if text is config else {"key_mapping": TEXT_WEIGHTS}),
         )
     loaded, info = found
     missing = sorted(info["missing_keys"])
@@ -89,7 +106,24 @@ def load_model(
         raise ModelError.at(
             model.path, f"{bad} holds values that are not finite", "use weights that are whole"
         )
-    return loaded.to(device).eval()
+    return _without_dropout(loaded).to(device).eval()
+
+
+def _attention(config: PretrainedConfig, remote_code: bool = False) -> dict[str, Any]:
+    """Ours where the family is known; else what transformers chooses."""
+    own = own_forward_reason(config.to_dict(), remote_code)
+    return {} if own else {"attn_implementation": attention.NAME}
+
+
+def _without_dropout(lm: PreTrainedModel) -> PreTrainedModel:
+    """Fine-tuning adds no noise of the base's pre-training (GPT-2, Phi); the config that is saved keeps it."""
+    for module in lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "residual_dropout"):  # rates that layers read at each call
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return lm
 
 
 def _new_config(values: dict[str, Any]) -> PretrainedConfig:
@@ -131,9 +165,12 @@ def checkpoint_layers(lm: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
-    """Within: attention that knows a key-value cache and left padding (torch's SDPA); after: packed attention again."""
+    """Within: attention that knows a key-value cache and left padding; after: packed attention again."""
     before = lm.config._attn_implementation
-    lm.set_attn_implementation("sdpa")
+    if before != attention.NAME:
+        yield
+        return
+    lm.set_attn_implementation("sdpa" if lm._supports_sdpa else "eager")
     try:
         yield
     finally:
@@ -141,7 +178,11 @@ def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
 
 
 def save_model(
-    lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate, folder: Path, dtype: torch.dtype
+    lm: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    template: ChatTemplate,
+    folder: Path,
+    dtype: torch.dtype,
 ) -> None:
     """Save weights, tokenizer, template and generation config so that plain transformers answers likewise.
 

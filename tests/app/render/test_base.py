@@ -54,6 +54,26 @@ def test_large_counts_are_short(value: int, words: str) -> None:
     assert base.short_count(value) == words
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rows.jsonl:3", "rows.jsonl:3"),
+        ("/home/me/project/data/rows.jsonl:3", "…/data/rows.jsonl:3"),
+        (
+            "/a/a-file-name-that-is-too-long-by-itself.jsonl:3",
+            "…/a-file-name-that-is-too-long-by-itself.jsonl:3",
+        ),
+    ],
+)
+def test_addresses_lose_folders_never_the_file(text: str, words: str) -> None:
+    assert base.address(text, 22) == words
+
+
+def test_long_names_lose_their_middle() -> None:
+    assert base.short("reading /a/very/long/way/to/rows.jsonl", 24) == "reading …y/to/rows.jsonl"
+    assert len(base.short("x" * 99, 24)) == 24
+
+
 def test_numbers_that_are_not_finite_are_a_dash() -> None:
     assert base.number(math.nan) == base.number(None) == base.signed(math.inf) == "–"
 

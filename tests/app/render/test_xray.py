@@ -48,5 +48,10 @@ def test_a_hostile_row_cannot_steer_the_terminal() -> None:
     assert "\x07" not in printed(xray.Xray(sample))
 
 
+def test_a_row_that_is_not_learnt_says_why() -> None:
+    dropped = [{"address": "a.jsonl:2", "reason": "empty_answer", "detail": ""}]
+    assert "a.jsonl:2  not learnt, empty answer" in printed(xray.page({**DOCUMENT, "dropped": dropped}))
+
+
 def test_no_rows_are_said() -> None:
     assert "no rows" in printed(xray.page({**DOCUMENT, "samples": []}))

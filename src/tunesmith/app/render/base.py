@@ -74,6 +74,18 @@ def short(text: str, width: int) -> str:
     return text[:head] + "…" + text[len(text) - (width - head - 1) :]
 
 
+def address(text: str, width: int) -> str:
+    """file:row in at most about `width` characters: leading folders are left out, the file never is."""
+    shown = visible(text)
+    if len(shown) <= width:
+        return shown
+    parts = shown.split("/")
+    kept = parts.pop()
+    while parts and len(kept) + len(parts[-1]) + 3 <= width:
+        kept = f"{parts.pop()}/{kept}"
+    return f"…/{kept}" if parts else kept
+
+
 def count(value: float | None) -> str:
     """A whole number with separators, or a dash."""
     return "–" if value is None else f"{int(value):,}"

@@ -101,7 +101,7 @@ def files(found: list[dict[str, Any]]) -> RenderableType:
     return base.table(["file", "use", "format", "rows", "bad"], rows, right=[3, 4])
 
 
-def findings(found: list[dict[str, Any]]) -> RenderableType | None:
+def findings(found: list[dict[str, Any]], examples: int = EXAMPLES) -> RenderableType | None:
     """What is wrong or odd: how often, where for example, and what to do."""
     if not found:
         return None
@@ -110,8 +110,8 @@ def findings(found: list[dict[str, Any]]) -> RenderableType | None:
         title = base.visible(item["rule"]).replace("_", " ")
         count = f"  {base.count(item['count'])} ×"
         blocks.append(base.mark(SIGNS[item["severity"]], Text.assemble((title, "strong"), (count, "quiet"))))
-        for example in item["examples"][:EXAMPLES]:
-            where = base.short(base.visible(example["where"]), 44)
+        for example in item["examples"][:examples]:
+            where = base.address(example["where"], 36)
             words = Text.assemble((where, "accent"), "  ", base.visible(example["what"]))
             blocks.append(base.indent(words, 4))
         blocks.append(base.indent(Text(f"→ {base.visible(item['fix'])}", "quiet"), 4))

@@ -40,7 +40,9 @@ def list_page(document: dict[str, Any]) -> RenderableType:
         for run in document["runs"]
     ]
     columns = ["run", "status", "steps", "method", "model", "held-out", "started"]
-    return base.page(base.heading("runs", document["folder"]), base.table(columns, rows, right=[2, 5]))
+    return base.page(
+        base.heading("runs", f"in {document['folder']}"), base.table(columns, rows, right=[2, 5])
+    )
 
 
 def show_page(document: dict[str, Any]) -> RenderableType:
@@ -107,7 +109,7 @@ def steps(run: dict[str, Any]) -> str:
 
 def when(moment: float | None) -> str:
     """A time as a person writes it."""
-    return datetime.fromtimestamp(moment).strftime("%Y-%m-%d %H:%M") if moment else "–"
+    return datetime.fromtimestamp(moment).strftime("%b %d %H:%M") if moment else "–"
 
 
 def next_words(document: dict[str, Any]) -> RenderableType | None:

@@ -39,9 +39,19 @@ def page(document: dict[str, Any], note: str = "") -> RenderableType:
         (f"   template: {base.visible(document['template']['name'])}", "quiet"),
     )  # fmt: skip
     parts: list[RenderableType | None] = [Xray(sample) for sample in document["samples"]]
+    if dropped := document.get("dropped"):
+        words = [base.mark("bad", _left_out(row)) for row in dropped]
+        parts.append(Group(*words))
     if not parts:
         parts = [base.mark("warn", "no rows to show")]
     return base.page(Group(base.heading("label X-ray", note), base.indent(legend)), *parts)
+
+
+def _left_out(row: dict[str, Any]) -> Text:
+    """A row that would not be learnt, and why."""
+    reason = base.visible(row["reason"]).replace("_", " ")
+    detail = f": {base.visible(row['detail'])}" if row.get("detail") else ""
+    return Text.assemble((base.address(row["address"], 40), "strong"), f"  not learnt, {reason}{detail}")
 
 
 def title(sample: dict[str, Any]) -> Text:
@@ -49,7 +59,7 @@ def title(sample: dict[str, Any]) -> Text:
     learnt = sum(sample["learnt"])
     cut = sum(len(turn["ids"]) for turn in sample["cut"])
     numbers = f"  {len(sample['ids'])} tokens: {learnt} learnt, {len(sample['ids']) - learnt} given"
-    where = base.short(base.visible(sample["address"]), 40)
+    where = base.address(sample["address"], 40)
     line = Text.assemble((where, "strong"), (numbers, "quiet"))
     return line.append(f", {cut} cut", "bad") if cut else line
 
