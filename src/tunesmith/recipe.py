@@ -309,8 +309,8 @@ class Recipe(Section):
     """What happens when a step goes wrong."""
     sharding: Sharding = Sharding()
     """Over which devices."""
-    track: tuple[()] = ()
-    """No tracker is available yet."""
+    track: tuple[Literal["tensorboard", "wandb", "trackio", "swanlab", "mlflow"], ...] = ()
+    """Who else is told of the run; pip install 'tunesmith[track]' has them all."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of every random choice."""
     output: str = "runs/my-first-run"

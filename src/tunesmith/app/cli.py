@@ -34,6 +34,7 @@ MAKE, USE, KNOW = (Group(name, sort_key=i) for i, name in enumerate(("Make a mod
 # In the order in which a person meets them.
 VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "demo", verbs.demo),
+    (MAKE, "import", verbs.import_recipe),
     (MAKE, "data check", verbs.data_check),
     (MAKE, "data show", verbs.data_show),
     (MAKE, "data stats", verbs.data_stats),

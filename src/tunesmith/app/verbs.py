@@ -47,6 +47,30 @@ def demo(*, json: Json = False) -> Answer:
     return Answer(document, pages.card, json, code=0 if document["passed"] else 1)
 
 
+def import_recipe(
+    file: Annotated[str, Parameter(name="FILE", help="YAML or JSON of the other tool.")],
+    /,
+    *,
+    dataset_info: Annotated[
+        str | None, Parameter(name="--dataset-info", help="LLaMA-Factory's dataset_info.json, if elsewhere.")
+    ] = None,
+    out: Annotated[str | None, Parameter(name="--out", help="Write the recipe to this new file.")] = None,
+    tool: Annotated[
+        Literal["llama-factory", "axolotl", "trl"] | None,
+        Parameter(name="--tool", help="Whose file it is; recognised by itself. trl is Unsloth's, too."),
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """A recipe from a file of LLaMA-Factory, Axolotl, TRL or Unsloth.
+
+    Says what became of every key: taken over, translated with its arithmetic, or left out and what it meant.
+    """
+    from tunesmith.app.importing import import_file
+    from tunesmith.app.render import imported
+
+    return Answer(import_file(file, dataset_info, out, tool), imported.page, json)
+
+
 def data_check(
     target: RecipeOrData, /, *overrides: Overrides, model: OptionalModel = None, json: Json = False
 ) -> Answer:
