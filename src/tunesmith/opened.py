@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tunesmith.tuning.method import Method
 
 MICRO_TOKENS = 4096  # evaluation of a model without a plan of its own
+MAX_LENGTH = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,7 @@ def evaluate(
             micro_tokens=MICRO_TOKENS,
             reporter=reporter or Silent(),
             answers=kept,
+            max_length=recipe.data.max_length if recipe else MAX_LENGTH,
         )
 
     results = scores(target, answers)

@@ -44,6 +44,7 @@ ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.packed_attention)
 # Where the text part of a model that also sees or hears keeps its weights, in files old and new.
 TEXT_WEIGHTS = {r"^language_model\.lm_head": "lm_head", r"^(model\.)?language_model\.(model\.)?": "model."}
 EDGE_BYTES = 1 << 20
+SHARD_BYTES = 5_000_000_000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -186,18 +187,14 @@ def save_model(
 ) -> None:
     """Save weights, tokenizer, template and generation config so that plain transformers answers likewise.
 
-    Trained tensors are fp32; they are rounded to `dtype` once. The template's stop joins eos_token_id.
+    The weights are rounded to `dtype`, once, and the model stays so: what is measured next is what was saved.
+    The template's stop joins eos_token_id.
     """
-    state = {name: tensor.to(dtype) for name, tensor in lm.state_dict().items()}
+    lm.to(dtype)  # type: ignore[arg-type]
     known = lm.generation_config.eos_token_id
     stops = template.generation_eos([] if known is None else known if isinstance(known, list) else [known])
     lm.generation_config.eos_token_id = stops[0] if len(stops) == 1 else stops
-    before = lm.config.dtype
-    lm.config.dtype = dtype
-    try:
-        lm.save_pretrained(folder, state_dict=state)
-    finally:
-        lm.config.dtype = before
+    lm.save_pretrained(folder, max_shard_size=SHARD_BYTES)
     save_tokenizer(tokenizer, template, folder)
 
 
