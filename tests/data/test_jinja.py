@@ -8,7 +8,6 @@ from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal, Written
 TURNS = [{"role": "user", "content": "Hi <b>&</b>"}, {"role": "assistant", "content": "Hello!"}]
 
 
-# mutation tried: lstrip_blocks off; phi3's rendering differs.
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_a_template_writes_what_transformers_writes(name: str) -> None:
     tokenizer = tokenizer_of(name)
@@ -17,6 +16,24 @@ def test_a_template_writes_what_transformers_writes(name: str) -> None:
         turns = TURNS[: 1 if prompt else 2]
         expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=prompt)
         assert template.write(turns, generation_prompt=prompt).text == expected
+
+
+# mutation tried: lstrip_blocks off, trim_blocks off, no loopcontrols.
+@pytest.mark.parametrize(
+    "source",
+    [
+        "  {% for turn in messages %}\n  {{ turn.content }}\n  {% endfor %}\nend",
+        "{% for turn in messages %}{% if loop.last %}{% break %}{% endif %}{{ turn['role'] }}{% endfor %}",
+        "{{ messages[0] | tojson }}{{ dict(a=1) }}{{ messages | map(attribute='role') | join(',') }}",
+        "{% set ns = namespace(n=0) %}{% for t in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+        "{{ messages[0].items() | list | length }}{{ messages[0].get('x', 'none') }}{{ messages[0].gone }}",
+        "{{ messages[1].content.upper().strip('!').split('L') }}{{ 'a'.join(['b', 'c']) }}",
+    ],
+)
+def test_jinja_is_set_up_as_in_transformers(source: str) -> None:
+    tokenizer = tokenizer_of("chatml")
+    expected = tokenizer.apply_chat_template(TURNS, chat_template=source, tokenize=False)
+    assert JinjaTemplate(source, tokenizer.special_tokens_map).write(TURNS, False).text == expected
 
 
 def test_generation_blocks_are_found_inside_macros_and_sets() -> None:
