@@ -74,6 +74,13 @@ def test_long_names_lose_their_middle() -> None:
     assert len(base.short("x" * 99, 24)) == 24
 
 
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.5, "0.500"), (0.0, "0.000"), (0.00012345, "0.000123"), (21979.74, "21,980")]
+)
+def test_numbers_have_as_many_digits_as_they_need(value: float, words: str) -> None:
+    assert base.number(value) == words
+
+
 def test_numbers_that_are_not_finite_are_a_dash() -> None:
     assert base.number(math.nan) == base.number(None) == base.signed(math.inf) == "–"
 

@@ -132,6 +132,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """A measured value, or a dash."""
     if value is None or not math.isfinite(value):
         return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
     return f"{value:.{digits}g}" if value and abs(value) < 10**-digits else f"{value:.{digits}f}"
 
 
@@ -176,6 +178,15 @@ def mark(kind: str, text: str | Text = "") -> Text:
     """A sign and a sentence: good, warn, bad or quiet."""
     body = text if isinstance(text, Text) else Text(text)
     return Text.assemble((MARKS[kind] + " ", kind), body)
+
+
+def bullet(sign: Text, body: RenderableType) -> RenderableType:
+    """A sign, and text beside it that keeps its own left edge."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(sign, body)
+    return grid
 
 
 def facts(pairs: Iterable[tuple[str, RenderableType]]) -> RenderableType:

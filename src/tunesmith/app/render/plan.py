@@ -96,12 +96,12 @@ def advice(plan: dict[str, Any]) -> RenderableType | None:
         return None
     lines: list[RenderableType] = [Text("  advice", "key")]
     for item in plan["advice"]:
-        head = Text.assemble(("› ", "warn"), base.visible(item["reason"]))
+        body = Text(base.visible(item["reason"]))
         if item.get("source"):
-            head.append(f"  ({base.visible(item['source'])})", "quiet")
-        lines.append(base.indent(head, 2))
+            body.append(f"  ({base.visible(item['source'])})", "quiet")
         for key, value in (item.get("change") or {}).items():
-            lines.append(base.indent(Text(f"{key}={_yaml(value)}", "accent"), 6))
+            body.append(f"\n{key}={_yaml(value)}", "accent")
+        lines.append(base.indent(base.bullet(Text("›", "warn"), body)))
     return Group(*lines)
 
 
