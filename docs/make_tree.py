@@ -1,4 +1,4 @@
-"""Write the file tree of both READMEs from the first line of each module's docstring: python docs/make_tree.py [--check]."""
+"""Write the file tree of both READMEs from the modules' docstrings: python docs/make_tree.py [--check]."""
 
 from __future__ import annotations
 
