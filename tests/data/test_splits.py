@@ -134,6 +134,16 @@ def test_roles_and_borders_count_in_a_key() -> None:
     four = row_keys(Chat((Message("user", "ab"), Message("assistant", "", "c"))))
     five = row_keys(Chat((Message("user", "ab"), Message("assistant", "c", ""))))
     assert len({one, two, three, four, five}) == 5
+    # mutation tried: _spell() without the sizes
+    rounds = [
+        Message("user", "q"),
+        Message("assistant", "a"),
+        Message("user", "r"),
+        Message("assistant", "b"),
+    ]
+    joined = Chat((Message("user", "q"), Message("assistant", "auser rassistant b")))
+    spaced = Chat((Message("user", "q"), Message("assistant", "auser  r" + "assistant  b")))
+    assert row_keys(Chat(tuple(rounds)))[-1] not in (row_keys(joined)[-1], row_keys(spaced)[-1])
 
 
 @given(texts=st.lists(st.text(alphabet="a1 :\n", max_size=4), min_size=4, max_size=4), cut=st.integers(0, 4))
