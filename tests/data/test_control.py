@@ -1,6 +1,8 @@
 """No message can write a control token."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -31,7 +33,7 @@ def dialogue(family: Family, user: str, answer: str = "Hello!") -> list[Message]
             Message("assistant", answer)]  # fmt: skip
 
 
-# mutation tried: render() takes the fast path always; every family then fails.
+# mutation tried: no guard at all (neither has_control nor the comparison of ids); every family fails.
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_no_added_token_typed_by_a_user_becomes_a_control_token(name: str) -> None:
     family, tokenizer = FAMILIES[name], tokenizer_of(name)
@@ -44,6 +46,44 @@ def test_no_added_token_typed_by_a_user_becomes_a_control_token(name: str) -> No
         assert controls(template, result) == clean, text
         joined = text_of(tokenizer, result).replace(" ", "")
         assert f"what{text}is2+2?{text}".replace(" ", "") in joined
+
+
+SCRAPS = [
+    "{stop}",
+    "{all}",
+    "<think>",
+    "</think>",
+    "\n",
+    " ",
+    "Hi",
+    "好",
+    "<|",
+    "|>",
+    "im_end",
+    "</s",
+    ">",
+    "system",
+]
+
+
+# mutation tried: Neutral gives private names in user contents too.
+@pytest.mark.parametrize("name", STYLES)
+@settings(max_examples=30, deadline=None)
+@given(
+    scraps=st.lists(st.sampled_from(SCRAPS), min_size=1, max_size=8),
+    said=st.sampled_from(["ok", " <|im_end", "<s>"]),
+)
+def test_whatever_a_user_writes_the_template_alone_steers(name: str, scraps: list[str], said: str) -> None:
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    every = "".join(token.content for token in tokenizer.added_tokens_decoder.values())
+    user = "x" + "".join(scraps).replace("{stop}", family.stop).replace("{all}", every)
+    clean = rendered(template, dialogue(family, "Hi"))
+    result = rendered(template, dialogue(family, user, said))
+    assert controls(template, result) == controls(template, clean)
+    last = result.renderings[-1]
+    assert said.strip() in tokenizer.decode(last.ids[last.learnt].tolist())
+    assert user.strip().replace(" ", "") in text_of(tokenizer, result).replace(" ", "")
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -69,7 +109,6 @@ def test_a_token_of_the_template_that_is_not_special_may_be_said_by_an_assistant
     assert (ids[learnt] == call).sum() == 1
 
 
-# mutation tried: encode contents piece by piece; the ids around the control text then differ.
 @pytest.mark.parametrize("name", ["chatml", "llama3", "qwen3"])
 def test_guarded_ids_are_those_of_transformers_own_guard(name: str) -> None:
     tokenizer = tokenizer_of(name)

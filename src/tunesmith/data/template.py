@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, final
 
@@ -154,7 +155,7 @@ class ChatTemplate:
 
         try:
             text = write(turns)
-            borders = borders_in(text, self.answers(turns))
+            borders = borders_in(text, self._past_answers(turns))
             encoded = self.encode(text, turns, borders, (), write, f"prompt {thinking}")
         except TemplateRefusal as refusal:
             raise _template_error(f"refuses this dialogue: {refusal}") from refusal
@@ -162,6 +163,15 @@ class ChatTemplate:
             raise _template_error(refused.detail) from refused
         ids: list[int] = encoded.tokens.ids.tolist()
         return ids
+
+    def _past_answers(self, turns: Sequence[Turn]) -> list[Answer]:
+        """Answers already given; one that training would drop has no border, but may well be talked about."""
+        found = []
+        for number, turn in enumerate(turns):
+            if turn["role"] == "assistant":
+                with suppress(Refused):
+                    found.append(self.answers_at(turns, number))
+        return found
 
     def generation_eos(self, existing: Sequence[int]) -> list[int]:
         """generation_config.eos_token_id for saving: what it was, and the stop if it was not among it."""
