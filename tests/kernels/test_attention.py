@@ -3,23 +3,29 @@
 import pytest
 import torch
 
-from tests.tiny import FAMILIES, random_samples, tiny_model
+from tests.tiny import DENSE, random_samples, tiny_model
 from tunesmith.data.loader import collate
-from tunesmith.kernels.attention import group_documents
-from tunesmith.model.forward import learnt_hidden
-from tunesmith.model.load import generation_attention
+from tunesmith.kernels.attention import NAME, group_documents
+from tunesmith.model.families import FAMILIES
+from tunesmith.model.forward import learnt, output_head, own_forward, packed_hidden
 from tunesmith.objectives.language_modelling import summed_loss
 
 
 def _logits(model, batch):
-    return model.lm_head(
-        model.model(
-            input_ids=batch.input_ids,
-            position_ids=batch.positions,
-            use_cache=False,
-            documents=group_documents(batch.segments),
-        ).last_hidden_state
-    )
+    return output_head(model).logits(packed_hidden(model, batch))
+
+
+def _alone(model, sample):
+    """What the model's own forward, with its own attention, says of one document: Float[T V]."""
+    model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
+    try:
+        return model(torch.from_numpy(sample.input_ids).long()[None]).logits[0]
+    finally:
+        model.set_attn_implementation(NAME)
+
+
+def test_every_family_of_the_table_is_tested_here():
+    assert set(DENSE) == set(FAMILIES)
 
 
 def test_every_token_stands_in_exactly_one_slot():
@@ -29,17 +35,18 @@ def test_every_token_stands_in_exactly_one_slot():
     assert sorted(slots.tolist()) == torch.nonzero(segments.reshape(-1) >= 0)[:, 0].tolist()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize("packing", [True, False])
 def test_packed_logits_equal_each_document_alone_through_the_models_own_attention(family, packing):
     # mutation tried: `starts` of _runs off by one; is_causal=False; SHORTEST_IN_GROUP masks left out
+    # and: the soft cap, a window, a family's logit scale left out; Family.layers of another family
     model = tiny_model(family)
+    assert not own_forward(model)
     samples = list(random_samples(7))
     packed = _logits(model, collate(samples, packing))
     rows = collate(samples, packing).segments
     for number, sample in enumerate(samples):
-        with generation_attention(model):
-            alone = model(torch.from_numpy(sample.input_ids).long()[None]).logits[0]
+        alone = _alone(model, sample)
         torch.testing.assert_close(packed[rows == number], alone, atol=1e-5, rtol=1e-5)
 
 
@@ -54,7 +61,7 @@ def test_a_changed_token_moves_no_logit_of_another_document():
     assert not torch.equal(before[~others], after[~others])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_packed_gradients_equal_those_of_documents_alone(family):
     model = tiny_model(family, dtype=torch.float64)
     samples = list(random_samples(7))
@@ -62,12 +69,15 @@ def test_packed_gradients_equal_those_of_documents_alone(family):
     packed = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     for sample in samples:
-        with generation_attention(model):
-            logits = model(torch.from_numpy(sample.input_ids).long()[None]).logits[0]
+        logits = _alone(model, sample)
         labels = torch.from_numpy(sample.labels).long()
         torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum").backward()
+    # transformers computes in fp32 even then: Gemma's and Cohere's norms, the softmax of Gemma 2
+    close = {"gemma": 1e-6, "gemma2": 1e-5, "gemma3_text": 1e-6, "cohere": 1e-6, "cohere2": 1e-6}.get(
+        family, 1e-10
+    )
     for name, parameter in model.named_parameters():
-        assert (packed[name] - parameter.grad).norm() <= 1e-10 * parameter.grad.norm() + 1e-14, name
+        assert (packed[name] - parameter.grad).norm() <= close * parameter.grad.norm() + 1e-14, name
 
 
 def test_a_sliding_window_is_kept_within_a_packed_document():
@@ -76,15 +86,16 @@ def test_a_sliding_window_is_kept_within_a_packed_document():
     batch = collate(samples, packing=True)
     packed = _logits(model, batch)
     for number, sample in enumerate(samples):
-        with generation_attention(model):
-            alone = model(torch.from_numpy(sample.input_ids).long()[None]).logits[0]
+        alone = _alone(model, sample)
         torch.testing.assert_close(packed[batch.segments == number], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_hidden_states_are_gathered_in_the_order_of_the_labels():
     model = tiny_model()
     batch = collate(list(random_samples(3)), packing=True)
-    hidden, weight, targets = learnt_hidden(model, batch)
+    found = learnt(model, batch)
     flat = batch.labels.reshape(-1)
-    assert torch.equal(targets, flat[flat >= 0])
-    torch.testing.assert_close(hidden @ weight.T, _logits(model, batch).reshape(-1, 97)[flat >= 0])
+    assert torch.equal(found.targets, flat[flat >= 0])
+    torch.testing.assert_close(
+        found.head.logits(found.hidden), _logits(model, batch).reshape(-1, 97)[flat >= 0]
+    )

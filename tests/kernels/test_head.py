@@ -59,3 +59,28 @@ def test_no_target_gives_a_loss_of_zero():
     hidden = torch.zeros(0, 8, requires_grad=True)
     loss = head.summed_loss(hidden, torch.randn(11, 8), torch.zeros(0, dtype=torch.long))
     assert loss == 0
+
+
+# mutation tried: the cap's slope left out; the scale not applied to the gradient; the bias not added
+@pytest.mark.parametrize("softcap", [None, 2.5])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_familys_scale_cap_and_bias_are_those_of_the_plain_formula_in_float64(softcap, scale, biased):
+    torch.manual_seed(0)
+    hidden = torch.randn(33, 8, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(200_000, 8, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(200_000, dtype=torch.float64, requires_grad=True) if biased else None
+    targets = torch.randint(0, 200_000, (33,))
+    (head.summed_loss(hidden, head.Head(weight, bias, scale, softcap), targets) / 7).backward()
+    tensors = [x for x in (hidden, weight, bias) if x is not None]
+    ours = [x.grad.clone() for x in tensors]
+    for tensor in tensors:
+        tensor.grad = None
+    logits = torch.nn.functional.linear(hidden, weight, bias) * scale
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    plain = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    (plain / 7).backward()
+    for mine, tensor in zip(ours, tensors):
+        assert (mine - tensor.grad).norm() <= 1e-12 * tensor.grad.norm()
+    again = head.token_losses(hidden, head.Head(weight, bias, scale, softcap), targets).sum()
+    torch.testing.assert_close(again, plain.detach())

@@ -6,7 +6,7 @@ import torch
 from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.errors import RecipeError
-from tunesmith.model.forward import learnt_hidden
+from tunesmith.model.forward import learnt
 from tunesmith.model.load import checkpoint_layers
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.recipe import Freeze, Full, Lora
@@ -23,7 +23,7 @@ BATCH = collate(list(random_samples(5)), packing=True)
 
 def hidden(model):
     with torch.inference_mode():
-        return learnt_hidden(model.eval(), BATCH)[0]
+        return learnt(model.eval(), BATCH).hidden
 
 
 def train(tuned, steps=3):

@@ -3,6 +3,7 @@
     row       [a a a b b c c c]          segments [0 0 0 1 1 2 2 2]
     groups    length 3: (a, c)  length 2..3: (b _)   padded at the right, so causality hides the padding
     out       back in row order; a document's output is a function of that document only
+Windows, scaling and soft caps are those the model's own layers ask for.
 
 Shapes: B batch, T tokens of a row, H heads, D head size, N documents of a group, L longest of a group.
 """
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 NAME = "tunesmith_packed"
 # Documents at least this share of the group's longest are attended together: padding costs less than a call.
@@ -53,10 +55,11 @@ class Documents:
         return Documents(groups, self.place.to(device), move(self.real))
 
 
-def group_documents(segments: Tensor) -> Documents:
+def group_documents(segments: Tensor, shortest: float = SHORTEST_IN_GROUP) -> Documents:
     """Find the documents of a batch. segments: Int64[Tensor, "B T"] on the CPU, -1 is padding.
 
-    A document is a run of equal segment numbers within a row.
+    A document is a run of equal segment numbers within a row. Those of at least the share `shortest` of a
+    group's longest stand together; at 1 only equals do, and nothing is padded.
     """
     flat = segments.numpy()
     rows, width = flat.shape
@@ -65,7 +68,7 @@ def group_documents(segments: Tensor) -> Documents:
     groups: list[Group] = []
     place = np.zeros(rows * width, np.int64)
     offset = 0
-    for members in _similar(lengths, order):
+    for members in _similar(lengths, order, shortest):
         longest = int(lengths[members[0]])
         inside = np.arange(longest)[None, :]
         real = inside < lengths[members][:, None]
@@ -92,11 +95,11 @@ def _runs(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return starts[kept], lengths[kept]
 
 
-def _similar(lengths: np.ndarray, order: np.ndarray) -> Iterator[np.ndarray]:
+def _similar(lengths: np.ndarray, order: np.ndarray, shortest: float) -> Iterator[np.ndarray]:
     """Cut documents, longest first, into groups of similar length."""
     begin = 0
     for at in range(1, len(order) + 1):
-        if at == len(order) or lengths[order[at]] < SHORTEST_IN_GROUP * lengths[order[begin]]:
+        if at == len(order) or lengths[order[at]] < shortest * lengths[order[begin]]:
             yield order[begin:at]
             begin = at
 
@@ -132,6 +135,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_unused: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface. query [B H T D], key and value [B Hkv T D] -> [B T H D]."""
@@ -142,7 +146,7 @@ def packed_attention(
     flat = [_Gather.apply(x, slots, documents.place, documents.real) for x in flat]
     sizes = [group.slots.numel() for group in documents.groups]
     outputs = [
-        _attend(group, *parts, scaling=scaling, dropout=dropout, window=sliding_window)
+        _attend(group, *parts, scaling=scaling, dropout=dropout, window=sliding_window, softcap=softcap)
         for group, *parts in zip(documents.groups, *(x.split(sizes) for x in flat))
     ]
     real = _all_real(documents.groups)
@@ -170,6 +174,7 @@ def _attend(
     scaling: float | None,
     dropout: float,
     window: int | None,
+    softcap: float | None,
 ) -> Tensor:
     """Causal attention within each document of a group: [N*L H D] -> [N*L H D]."""
     shape = (group.documents, group.length)
@@ -178,11 +183,34 @@ def _attend(
     if repeat > 1:
         key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
     mask = None
-    if window is not None and group.length > window:
+    if softcap is not None or (window is not None and group.length > window):
         at = torch.arange(group.length, device=query.device)
         distance = at[:, None] - at[None, :]
-        mask = (distance >= 0) & (distance < window)
-    out = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
-    )
+        mask = (distance >= 0) & (distance < (window or group.length))
+    if softcap is not None:
+        # torch's own attention has no cap; scores are made again in the backward pass, so that none is kept
+        out = checkpoint(
+            _capped, query, key, value, mask, scaling, softcap, dropout, use_reentrant=False
+        )  # fmt: skip
+    else:
+        out = scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
+        )
     return out.transpose(1, 2).reshape(-1, out.shape[1], out.shape[3])
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    scaling: float | None,
+    softcap: float,
+    dropout: float,
+) -> Tensor:
+    """Attention whose scores are capped: c tanh(score / c), as Gemma 2 does. [N H L D] -> [N H L D]."""
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = softcap * torch.tanh(scores / softcap)
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    shares = torch.softmax(wide.masked_fill(~mask, -torch.inf), dim=-1).to(query.dtype)
+    return torch.nn.functional.dropout(shares, dropout) @ value

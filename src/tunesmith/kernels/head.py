@@ -1,6 +1,7 @@
 """The output head and its cross-entropy, in chunks: the [T, V] matrix of logits never exists.
 
     hidden [n d] --chunk--> logits [c V] -> loss, and at once d loss/d hidden and d loss/d weight
+    logits = cap(scale (hidden W^T + bias))      cap(z) = c tanh(z / c), where the family has one
 The gradient is formed in the forward pass, so nothing is computed twice and a frozen head costs no weight gradient.
 Loss and gradient equal torch.nn.functional.cross_entropy (tests, float64).
 
@@ -9,6 +10,7 @@ Shapes: n learnt tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,38 +19,69 @@ from torch import Tensor
 CHUNK_ELEMENTS = 4_000_000  # logits of a chunk: 16 MB in fp32, within a last-level cache's reach
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A model's output head: weight [V d], bias [V], and what its family does to logits."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits as the model's own forward makes them, at least fp32 (float64 stays float64)."""
+        return _cap(_raw(hidden, self.weight, self.bias, self.scale), self.softcap)
+
+
 def rows_per_chunk(vocabulary: int) -> int:
     """Rows whose logits are made at once."""
     return max(16, CHUNK_ELEMENTS // vocabulary)
 
 
-def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each token in nats, without gradient. hidden [n d], weight [V d], targets [n] -> [n]."""
-    rows = rows_per_chunk(weight.shape[0])
+def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each token in nats, without gradient. hidden [n d], targets [n] -> [n]."""
+    head = head if isinstance(head, Head) else Head(head)
+    rows = rows_per_chunk(head.weight.shape[0])
     with torch.no_grad():
         parts = [
-            torch.nn.functional.cross_entropy(_logits(h, weight), t, reduction="none")
+            torch.nn.functional.cross_entropy(head.logits(h), t, reduction="none")
             for h, t in zip(hidden.split(rows), targets.split(rows))
         ]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
-def summed_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the tokens' cross-entropies in nats, with gradient. hidden [n d], weight [V d], targets [n] -> []."""
-    if not torch.is_grad_enabled() or not (hidden.requires_grad or weight.requires_grad):
-        return token_losses(hidden, weight, targets).sum()
-    return _SummedLoss.apply(hidden, weight, targets)
+def summed_loss(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
+    """Sum of the tokens' cross-entropies in nats, with gradient. hidden [n d], targets [n] -> []."""
+    head = head if isinstance(head, Head) else Head(head)
+    learns = [x is not None and x.requires_grad for x in (hidden, head.weight, head.bias)]
+    if not torch.is_grad_enabled() or not any(learns):
+        return token_losses(hidden, head, targets).sum()
+    return _SummedLoss.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)
 
 
-def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Logits of a chunk, at least fp32 (float64 stays float64)."""
-    logits = torch.nn.functional.linear(hidden, weight.to(hidden.dtype))
-    return logits if logits.dtype == torch.float64 else logits.float()
+def _raw(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Logits before the cap."""
+    bias = None if bias is None else bias.to(hidden.dtype)
+    logits = torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias)
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits if scale == 1.0 else logits * scale
+
+
+def _cap(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+    ) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
         else:
@@ -58,33 +91,44 @@ class _SummedLoss(torch.autograd.Function):
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             total = torch.zeros((), dtype=wide, device=hidden.device)
             grad_hidden = torch.empty_like(hidden)
-            grad_weight = (
-                torch.zeros(weight.shape, dtype=wide, device=weight.device)
-                if ctx.needs_input_grad[1]
-                else None
+            grad_weight, grad_bias = (
+                torch.zeros(x.shape, dtype=wide, device=x.device) if needed and x is not None else None
+                for x, needed in zip((weight, bias), ctx.needs_input_grad[1:3])
             )
             rows = rows_per_chunk(weight.shape[0])
             for begin in range(0, hidden.shape[0], rows):
                 h, t = hidden[begin : begin + rows].to(dtype), targets[begin : begin + rows]
-                logits = _logits(h, cast)
-                norm = torch.logsumexp(logits, dim=1)
-                total += (norm - logits.gather(1, t[:, None])[:, 0]).sum()
-                # d loss / d logits = softmax - onehot, made in place of the logits
-                grad = logits.sub_(norm[:, None]).exp_()
-                grad[torch.arange(len(t), device=t.device), t] -= 1
+                loss, grad = _loss_and_slope(_raw(h, cast, bias, scale), t, scale, softcap)
+                total += loss
+                if grad_bias is not None:
+                    grad_bias += grad.sum(0)
                 grad = grad.to(dtype)
                 grad_hidden[begin : begin + rows] = grad @ cast
                 if grad_weight is not None:
                     grad_weight.addmm_(grad.t().to(wide), h.to(wide))
-        ctx.save_for_backward(grad_hidden, *([] if grad_weight is None else [grad_weight.to(weight.dtype)]))
+        kept = [g if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias)]
+        ctx.save_for_backward(grad_hidden, *kept)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_hidden, *grad_weight = ctx.saved_tensors
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         scale = grads[0]
-        return (
-            grad_hidden * scale.to(grad_hidden.dtype),
-            grad_weight[0] * scale if grad_weight else None,
-            None,
-        )
+        weight, bias = (g if g is None else g * scale for g in (grad_weight, grad_bias))
+        return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, None, None, None
+
+
+def _loss_and_slope(
+    raw: Tensor, targets: Tensor, scale: float, softcap: float | None
+) -> tuple[Tensor, Tensor]:
+    """Summed loss of a chunk, and its derivative by hidden W^T + bias, made in place of the logits."""
+    logits = _cap(raw, softcap)
+    norm = torch.logsumexp(logits, dim=1)
+    loss = (norm - logits.gather(1, targets[:, None])[:, 0]).sum()
+    slope = None if softcap is None else 1 - (logits / softcap) ** 2  # d cap(z) / dz = 1 - tanh(z / c)^2
+    # d loss / d logits = softmax - onehot
+    grad = logits.sub_(norm[:, None]).exp_()
+    grad[torch.arange(len(targets), device=targets.device), targets] -= 1
+    if slope is not None:
+        grad *= slope
+    return loss, grad if scale == 1.0 else grad.mul_(scale)

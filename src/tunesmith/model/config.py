@@ -34,11 +34,12 @@ _MOST_RUNS_IN_A_ROW = 20
 
 @dataclass(frozen=True, slots=True)
 class FoundConfig:
-    """A config's values, the name users know the model by, and whether it was tuned to chat."""
+    """A config's values, the name users know the model by, whether it was tuned to chat, and where it lies."""
 
     values: Mapping[str, Any]
     name: str
     kind: Kind
+    source: str | None = None  # folder or hub id; None for a new model
 
 
 def read_config(model: Model, _runs: int = 0) -> FoundConfig:
@@ -91,7 +92,7 @@ def _of_folder(path: Path, name: str) -> FoundConfig:
     values = _parse(file, name)
     if not any(path.glob("*.safetensors")) and any(any(path.glob(pattern)) for pattern in _PICKLED):
         raise _pickled(name)
-    return FoundConfig(values, name, _kind(str(path.resolve().name), _has_template(path)))
+    return FoundConfig(values, name, _kind(str(path.resolve().name), _has_template(path)), str(path))
 
 
 def _parse(file: Path, name: str) -> Mapping[str, Any]:
@@ -147,9 +148,8 @@ def _of_hub(repo: str, revision: str | None) -> FoundConfig:
     weights = [n for n in names if Path(n).match("*.safetensors")]
     if not weights and any(Path(n).match(pattern) for n in names for pattern in _PICKLED):
         raise _pickled(repo)
-    return FoundConfig(
-        _parse(file, repo), repo, _kind(repo.rpartition("/")[2], _has_template(folder) or None)
-    )
+    kind = _kind(repo.rpartition("/")[2], _has_template(folder) or None)
+    return FoundConfig(_parse(file, repo), repo, kind, repo)
 
 
 def hub_file(repo: str, name: str, revision: str | None) -> Path:

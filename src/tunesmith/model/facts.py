@@ -1,34 +1,25 @@
 """What a model is, from its config.json alone: families, shapes and exact counts; no weights, no torch.
 
-config.json -> ModelFacts        parameters = embedding [+ head] + layers x layer + final norm
-layer = q k v o  gate up down  (+ biases)  + 2 norms  (+ q and k norms)
+config.json -> ModelFacts        parameters = embedding [+ head] + layers x layer + what stands outside
+layer = linear layers (q k v o gate up down, or fused) + norms, as the family's row in families.py spells them
+A family that is not there is counted on its empty skeleton instead (skeleton.py, which loads torch).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from tunesmith.errors import ModelError
 from tunesmith.model.config import read_config
+from tunesmith.model.families import FAMILIES, Family, flag, new_shape, own_forward_reason
 from tunesmith.recipe import Model
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
-
-# What transformers assumes where a config.json is silent; the rest of the shape must be written there.
-_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "llama": {"num_key_value_heads": None, "head_dim": None, "vocab_size": 32000},
-    "mistral": {"num_key_value_heads": 8, "head_dim": None, "vocab_size": 32000},
-    "qwen2": {"num_key_value_heads": 32, "head_dim": None, "vocab_size": 151936},
-    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "vocab_size": 151936},
-}
-# The rest, which transformers fills in for a new model (from_config).
-_NEW_INNER: Mapping[str, int] = {"llama": 11008, "mistral": 14336, "qwen2": 22016, "qwen3": 22016}
-_NEW_SHAPE: Mapping[str, int] = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}
-_SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+_OPTIONAL = ("num_key_value_heads", "head_dim")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +42,18 @@ class Linear:
         return self.name.rpartition(".")[2]
 
 
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """What was counted on an empty model: every parameter, and the linear layers of each decoder layer."""
+
+    named: tuple[tuple[str, int], ...]
+    linears: tuple[tuple[Linear, ...], ...]
+    outside: tuple[Linear, ...]  # linear layers that stand in no decoder layer, the head apart
+
+
 @dataclass(frozen=True)
 class ModelFacts:
-    """Shapes and counts of a dense decoder of a known family. Sizes are numbers of elements."""
+    """Shapes and counts of a dense decoder. Sizes are numbers of elements."""
 
     name: str
     family: str
@@ -65,11 +65,33 @@ class ModelFacts:
     intermediate_size: int
     vocab_size: int
     tied: bool
-    linears: tuple[Linear, ...]
-    qk_norm: bool = False
+    linears: tuple[Linear, ...]  # of one layer, in the order of its forward
+    spelling: Family = FAMILIES["llama"]
+    norms: tuple[tuple[str, int], ...] = ()  # further parameters of a layer, by name inside it
+    outside: tuple[tuple[str, int], ...] = ()  # further parameters of the model: final norm, positions, ...
     max_positions: int | None = None
     kind: Literal["chat", "base", "unknown"] = "unknown"
-    supported: bool = True
+    own_forward: str | None = None  # why it runs through its own forward; None: through our fused paths
+    text_only: bool = False  # the text part of a model that also takes pictures or sound
+    skeleton: Skeleton | None = None
+
+    @property
+    def supported(self) -> bool:
+        """Whether the family runs through our head and attention paths."""
+        return self.own_forward is None
+
+    @property
+    def qk_norm(self) -> str | None:
+        """Whether q and k are normed, each "head" or the "whole"."""
+        return self.spelling.qk_norm
+
+    def layer(self, index: int) -> str:
+        """The name of a decoder layer."""
+        return f"{self.spelling.layers}.{index}"
+
+    def linears_of(self, index: int) -> tuple[Linear, ...]:
+        """The linear layers of a decoder layer."""
+        return self.linears if self.skeleton is None else self.skeleton.linears[index]
 
     @property
     def attention_bias(self) -> bool:
@@ -89,7 +111,7 @@ class ModelFacts:
     @property
     def layer_parameters(self) -> int:
         """All of one decoder layer."""
-        return self.linear_parameters + 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
+        return self.linear_parameters + sum(count for _, count in self.norms)
 
     @property
     def embedding_parameters(self) -> int:
@@ -104,26 +126,25 @@ class ModelFacts:
     @cached_property
     def parameters(self) -> int:
         """Exact count of the whole model; tied weights count once."""
-        layers = self.layers * self.layer_parameters
-        return self.embedding_parameters + self.head_parameters + layers + self.hidden_size
+        return sum(count for _, count in self.named_parameters())
 
     def named_parameters(self) -> Iterator[tuple[str, int]]:
         """Name and size of every parameter, as transformers spells them; a tied head is not listed twice."""
-        yield "model.embed_tokens.weight", self.embedding_parameters
+        if self.skeleton is not None:
+            yield from self.skeleton.named
+            return
+        yield f"{self.spelling.embedding}.weight", self.embedding_parameters
         for index in range(self.layers):
-            prefix = f"model.layers.{index}."
+            prefix = self.layer(index)
             for linear in self.linears:
-                yield f"{prefix}{linear.name}.weight", linear.inputs * linear.outputs
+                yield f"{prefix}.{linear.name}.weight", linear.inputs * linear.outputs
                 if linear.bias:
-                    yield f"{prefix}{linear.name}.bias", linear.outputs
-            if self.qk_norm:
-                yield f"{prefix}self_attn.q_norm.weight", self.head_dim
-                yield f"{prefix}self_attn.k_norm.weight", self.head_dim
-            yield f"{prefix}input_layernorm.weight", self.hidden_size
-            yield f"{prefix}post_attention_layernorm.weight", self.hidden_size
-        yield "model.norm.weight", self.hidden_size
+                    yield f"{prefix}.{linear.name}.bias", linear.outputs
+            for name, count in self.norms:
+                yield f"{prefix}.{name}", count
+        yield from self.outside
         if not self.tied:
-            yield "lm_head.weight", self.embedding_parameters
+            yield f"{self.spelling.head}.weight", self.embedding_parameters
 
 
 def read_facts(model: Model) -> ModelFacts:
@@ -132,10 +153,20 @@ def read_facts(model: Model) -> ModelFacts:
     Raises ModelError, naming the place and the way out, when there is no such model or it cannot be trained.
     """
     found = read_config(model)
-    values = found.values
-    if model.from_config is not None and values["model_type"] in _NEW_INNER:
-        values = {**_NEW_SHAPE, "intermediate_size": _NEW_INNER[values["model_type"]], **values}
-    return facts_from_config(values, name=found.name, kind=found.kind, remote_code=model.trust_remote_code)
+    values, text_only = _text_part(found.values, found.name)
+    if (model.from_config is not None or text_only) and values.get("model_type") in FAMILIES:
+        values = {**new_shape(values["model_type"]), **values}
+    _refuse(values, found.name, model.trust_remote_code, text_only)
+    reason = own_forward_reason(values, model.trust_remote_code)
+    if reason is None:
+        return replace(facts_from_config(values, name=found.name, kind=found.kind), text_only=text_only)
+    from tunesmith.model.skeleton import count_skeleton
+
+    if values["model_type"] in FAMILIES and not values.get("auto_map"):
+        counted = facts_from_config(values, name=found.name, kind=found.kind)
+    else:
+        counted = count_skeleton(model, found)
+    return replace(counted, own_forward=reason, text_only=text_only)
 
 
 def facts_from_config(
@@ -143,11 +174,11 @@ def facts_from_config(
     *,
     name: str = "config",
     kind: Literal["chat", "base", "unknown"] = "unknown",
-    remote_code: bool = False,
 ) -> ModelFacts:
-    """The facts of a config.json's values. Raises ModelError for other families, experts, a broken shape."""
-    family = _family(config, name, remote_code)
-    shape = _shape({**_DEFAULTS[family], **config}, name)
+    """The facts of a known family's config.json. Raises ModelError for other families and a broken shape."""
+    _refuse(config, name, remote_code=False, text_only=False)
+    family = FAMILIES[config["model_type"]]
+    shape = _shape(family, config, name)
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
     head_dim = shape["head_dim"] or hidden // heads
     kv_heads = shape["num_key_value_heads"] or heads
@@ -156,10 +187,10 @@ def facts_from_config(
             name, f"{heads} attention heads cannot share {kv_heads} key-value heads evenly",
             "correct num_key_value_heads in config.json",
         )  # fmt: skip
-    positions = config.get("max_position_embeddings")
-    return ModelFacts(
+    positions = family.value(config, "max_position_embeddings")
+    facts = ModelFacts(
         name=name,
-        family=family,
+        family=config["model_type"],
         hidden_size=hidden,
         layers=shape["num_hidden_layers"],
         heads=heads,
@@ -167,87 +198,136 @@ def facts_from_config(
         head_dim=head_dim,
         intermediate_size=shape["intermediate_size"],
         vocab_size=shape["vocab_size"],
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=bool(config.get("tie_word_embeddings", family.tied)),
         linears=_linears(
             family, config, hidden, heads * head_dim, kv_heads * head_dim, shape["intermediate_size"]
         ),
-        qk_norm=family == "qwen3",
+        spelling=family,
         max_positions=positions if isinstance(positions, int) and positions > 0 else None,
         kind=kind,
     )
+    return replace(facts, norms=_norms(facts), outside=_outside(facts))
 
 
-def _family(config: Mapping[str, Any], name: str, remote_code: bool) -> str:
-    """The model_type, when it is one we train; else a ModelError that says why not."""
+def _text_part(config: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], bool]:
+    """The values that speak of text. Raises ModelError where that part cannot be had by itself."""
+    text = config.get("text_config")
+    if not isinstance(text, Mapping):
+        return config, False
+    family = text.get("model_type", "llama")
+    if family not in FAMILIES:
+        raise ModelError.at(
+            name,
+            f"takes pictures or sound as well ({config.get('model_type')}), and its text part ({family}) cannot "
+            "be loaded by itself",
+            "use the text-only model of that series",
+        )
+    tied = config.get("tie_word_embeddings")
+    return {**({} if tied is None else {"tie_word_embeddings": tied}), **text, "model_type": family}, True
+
+
+def _refuse(config: Mapping[str, Any], name: str, remote_code: bool, text_only: bool) -> None:
+    """Raise a ModelError that says why not, where a model cannot be trained at all."""
     family = config.get("model_type")
     known = ", ".join(FAMILIES)
     if not isinstance(family, str):
         raise ModelError.at(
-            name, "its config.json names no model_type", f"use a transformers model of one of: {known}"
+            name, "its config.json names no model_type", f"use a transformers model, such as one of: {known}"
         )
     if any(config.get(key) for key in _EXPERTS) or "moe" in family or family == "mixtral":
         raise ModelError.at(
             name,
-            f"is a mixture of experts ({family}): its routing needs a balancing loss and adapters for each "
-            "expert, which this version does not have",
-            f"choose a dense model of one of: {known}",
+            f"is a mixture of experts ({family}): its experts' weights are fused in 3-D tensors, which adapters "
+            "on all linear layers do not reach, and its routing needs a balancing loss",
+            f"choose a dense model, such as one of: {known}",
         )
     if family not in FAMILIES and config.get("auto_map") and not remote_code:
         raise ModelError.at(
             name, f"needs Python code that comes with the model ({family}), which is not run unasked",
-            f"choose a model of one of: {known}",
+            "read that code, then set model.trust_remote_code: true; or choose a model of "
+            f"one of: {known}",
         )  # fmt: skip
-    if family not in FAMILIES:
-        raise ModelError.at(
-            name, f"is of family {family!r}, which this version does not train", f"choose one of: {known}"
-        )
     if config.get("quantization_config"):
         raise ModelError.at(
             name, "its weights are quantised; training needs the full ones",
             "use the repository of the original, unquantised model",
         )  # fmt: skip
-    architectures = config.get("architectures") or []
-    if architectures and not any(str(a).endswith("ForCausalLM") for a in architectures):
+    architectures = [] if text_only else config.get("architectures") or []
+    generates = any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in architectures)
+    if architectures and not generates and not config.get("auto_map"):
         raise ModelError.at(
             name, f"is a {', '.join(map(str, architectures))}, not a language model with an output head",
             "use the ...ForCausalLM form of the model",
         )  # fmt: skip
-    return family
 
 
-def _shape(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _shape(family: Family, config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The sizes, checked. Raises one ModelError listing every bad one."""
+    assumed = {
+        "vocab_size": family.vocab_size,
+        "num_key_value_heads": family.kv_heads,
+        "head_dim": family.head_dim,
+    }
+    values = {key: family.value(config, key) for key in (*_SIZES, *_OPTIONAL)}
+    values |= {key: value for key, value in assumed.items() if key not in config}
+    if not family.grouped:
+        values |= dict.fromkeys(_OPTIONAL)
+    if (
+        values["intermediate_size"] is None
+        and family.inner is None
+        and isinstance(values["hidden_size"], int)
+    ):
+        values["intermediate_size"] = 4 * values["hidden_size"]
     bad = []
-    for key in (*_SHAPE, "vocab_size", "num_key_value_heads", "head_dim"):
-        value = values.get(key)
-        optional = value is None and key in ("num_key_value_heads", "head_dim")
+    for key, value in values.items():
+        optional = value is None and key in _OPTIONAL
         if not optional and not (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-            bad.append(f"{key} is {'missing' if value is None else repr(value)}")
-    if not bad and not values.get("head_dim") and values["hidden_size"] % values["num_attention_heads"]:
+            bad.append(f"{family.aliases.get(key, key)} is {'missing' if value is None else repr(value)}")
+    if not bad and not values["head_dim"] and values["hidden_size"] % values["num_attention_heads"]:
         hidden, heads = values["hidden_size"], values["num_attention_heads"]
         bad.append(f"hidden_size {hidden} is no multiple of num_attention_heads {heads}")
     if bad:
         raise ModelError.at(
             name, f"its config is not usable: {'; '.join(bad)}", "whole numbers above 0 are needed there"
         )
-    return {key: values.get(key) for key in (*_SHAPE, "vocab_size", "num_key_value_heads", "head_dim")}
+    return values
 
 
 def _linears(
-    family: str, config: Mapping[str, Any], hidden: int, queries: int, keys: int, inner: int
+    family: Family, config: Mapping[str, Any], hidden: int, queries: int, keys: int, inner: int
 ) -> tuple[Linear, ...]:
-    """The seven linear layers of a decoder layer, biases by family."""
-    attention = family == "qwen2" or (
-        family in ("llama", "qwen3") and bool(config.get("attention_bias", False))
-    )
-    output = family in ("llama", "qwen3") and attention
-    mlp = family == "llama" and bool(config.get("mlp_bias", False))
+    """The linear layers of a decoder layer: attention in, attention out, feed-forward in, feed-forward out."""
+    biases = (flag(of, config) for of in (family.bias_in, family.bias_out, family.bias_mlp))
+    bias_in, bias_out, bias_mlp = biases
+    widths = (queries, keys, keys) if len(family.attention_in) == 3 else (queries + 2 * keys,)
+    fused = inner * (2 if family.gated and len(family.mlp_in) == 1 else 1)
     return (
-        Linear("self_attn.q_proj", hidden, queries, attention),
-        Linear("self_attn.k_proj", hidden, keys, attention),
-        Linear("self_attn.v_proj", hidden, keys, attention),
-        Linear("self_attn.o_proj", queries, hidden, output),
-        Linear("mlp.gate_proj", hidden, inner, mlp),
-        Linear("mlp.up_proj", hidden, inner, mlp),
-        Linear("mlp.down_proj", inner, hidden, mlp),
+        *(Linear(name, hidden, width, bias_in) for name, width in zip(family.attention_in, widths)),
+        Linear(family.attention_out, queries, hidden, bias_out),
+        *(Linear(name, hidden, fused, bias_mlp) for name in family.mlp_in),
+        Linear(family.mlp_out, inner, hidden, bias_mlp),
     )
+
+
+def _norms(facts: ModelFacts) -> tuple[tuple[str, int], ...]:
+    """Parameters of a layer's norms."""
+    family, found = facts.spelling, []
+    if family.qk_norm:
+        whole = family.qk_norm == "whole"
+        for name, heads in (("q_norm", facts.heads), ("k_norm", facts.kv_heads)):
+            found.append((f"self_attn.{name}.weight", facts.head_dim * (heads if whole else 1)))
+    parts = ("weight", "bias") if family.norm_bias else ("weight",)
+    return (*found, *((f"{norm}.{part}", facts.hidden_size) for norm in family.norms for part in parts))
+
+
+def _outside(facts: ModelFacts) -> tuple[tuple[str, int], ...]:
+    """Parameters that stand in no layer, embedding and head apart."""
+    family, found = facts.spelling, []
+    if family.positions and facts.max_positions:
+        found.append((f"{family.positions}.weight", facts.max_positions * facts.hidden_size))
+    if family.final_norm:
+        parts = ("weight", "bias") if family.norm_bias else ("weight",)
+        found += [(f"{family.final_norm}.{part}", facts.hidden_size) for part in parts]
+    if family.head_bias:
+        found.append((f"{family.head}.bias", facts.vocab_size))
+    return tuple(found)

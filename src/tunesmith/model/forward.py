@@ -1,19 +1,44 @@
-"""The one forward pass: hidden states of a packed batch at the positions where something is learnt.
+"""The one forward pass: what a packed batch says at the positions where something is learnt.
 
-batch -> decoder (packed attention) -> hidden [B T d] -> gather learnt -> [n d], head weight [V d]
+known family   batch -> decoder (packed attention) -> hidden [B T d] -> gather learnt -> [n d], and its head
+any other      batch -> documents of equal length together, unpadded -> the model's own forward -> logits [n V]
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from tunesmith.kernels import attention, head
 from tunesmith.kernels.attention import group_documents
+from tunesmith.model.families import FAMILIES
 
 if TYPE_CHECKING:
     from tunesmith.data.loader import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """The learnt positions of a batch, in its flat order. Without a head, `hidden` holds logits already."""
+
+    hidden: Tensor  # Float[Tensor, "n d"], or [n V]
+    head: head.Head | None
+    targets: Tensor  # Int64[Tensor, "n"]
+
+    def summed_loss(self) -> Tensor:
+        """Sum of cross-entropies in nats, with gradient: []."""
+        if self.head is None:
+            return _own_losses(self.hidden, self.targets).sum()
+        return head.summed_loss(self.hidden, self.head, self.targets)
+
+    def token_losses(self) -> Tensor:
+        """Cross-entropy of each target in nats, without gradient: [n]."""
+        if self.head is None:
+            return _own_losses(self.hidden, self.targets).detach()
+        return head.token_losses(self.hidden, self.head, self.targets)
 
 
 def causal_lm(model: nn.Module) -> Any:
@@ -22,19 +47,82 @@ def causal_lm(model: nn.Module) -> Any:
     return wrapped.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def learnt_hidden(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Hidden states where a target is: hidden [n d], head weight [V d], targets [n], in the batch's flat order."""
+def own_forward(lm: Any) -> bool:
+    """Whether a model runs through its own forward: it was loaded without our attention."""
+    return lm.config._attn_implementation != attention.NAME
+
+
+def decoder_layers(lm: Any) -> tuple[str, nn.ModuleList]:
+    """The list of decoder layers and its name, found by structure: the first list as long as the config says."""
+    count = layer_count(lm.config)
+    for name, module in lm.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return name, module
+    return "", nn.ModuleList()
+
+
+def layer_count(config: Any) -> int | None:
+    """How many decoder layers a config speaks of, as transformers or as remote code spells it."""
+    found = (getattr(config, key, None) for key in ("num_hidden_layers", "num_layers", "n_layer", "n_layers"))
+    return next((count for count in found if count), None)
+
+
+def output_head(lm: Any) -> head.Head:
+    """The head of a known family, with what the family does to logits."""
+    module, family, config = lm.get_output_embeddings(), FAMILIES[lm.config.model_type], lm.config
+    scale = 1.0
+    if family.multiply:
+        scale *= getattr(config, family.multiply)
+    if family.divide:
+        scale /= getattr(config, family.divide)
+    softcap = getattr(config, family.softcap) if family.softcap else None
+    return head.Head(module.weight, module.bias, scale, softcap)
+
+
+def learnt(model: nn.Module, batch: Batch) -> Learnt:
+    """What the model says where a target is."""
     lm = causal_lm(model)
+    if own_forward(lm):
+        return _through_its_own_forward(lm, batch)
+    chosen = torch.nonzero(batch.labels.reshape(-1) >= 0)[:, 0].to(lm.device)
+    hidden = packed_hidden(lm, batch)
+    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
+    return Learnt(hidden, output_head(lm), batch.labels.to(lm.device).reshape(-1)[chosen])
+
+
+def packed_hidden(lm: Any, batch: Batch) -> Tensor:
+    """Hidden states of a known family, before the head: Float[Tensor, "B T d"]."""
     device = lm.device
     documents = group_documents(batch.segments)
     if device.type != "cpu":
         documents = documents.to(device)
-    learnt = torch.nonzero(batch.labels.reshape(-1) >= 0)[:, 0]
-    hidden = lm.model(
+    return lm.base_model(
         input_ids=batch.input_ids.to(device),
         position_ids=batch.positions.to(device),
         use_cache=False,
         documents=documents,
     ).last_hidden_state
-    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, learnt.to(device))
-    return hidden, lm.get_output_embeddings().weight, batch.labels.reshape(-1)[learnt].to(device)
+
+
+def _through_its_own_forward(lm: Any, batch: Batch) -> Learnt:
+    """Documents of equal length side by side: no padding, no mask, nothing one could see of another."""
+    device = lm.device
+    ids, labels = batch.input_ids.to(device).reshape(-1), batch.labels.to(device).reshape(-1)
+    logits, places = [], []
+    for group in group_documents(batch.segments, shortest=1.0).groups:
+        slots = group.slots.to(device)
+        out = lm(input_ids=ids[slots].view(group.documents, group.length), use_cache=False).logits
+        wanted = torch.nonzero(labels[slots] >= 0)[:, 0]
+        logits.append(out.reshape(-1, out.shape[-1]).index_select(0, wanted))
+        places.append(slots[wanted])
+    if not logits:
+        return Learnt(torch.zeros(0, 1, device=device), None, labels[:0])
+    place = torch.cat(places)
+    order = torch.argsort(place)
+    return Learnt(torch.cat(logits).index_select(0, order), None, labels[place[order]])
+
+
+def _own_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each row of logits, at least fp32."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.nn.functional.cross_entropy(wide, targets, reduction="none")

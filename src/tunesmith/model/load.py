@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from tunesmith.errors import ModelError
 from tunesmith.kernels import attention
-from tunesmith.model.families import own_forward_reason
 from tunesmith.model.config import read_config
+from tunesmith.model.families import own_forward_reason
 from tunesmith.recipe import Model
 
 if TYPE_CHECKING:

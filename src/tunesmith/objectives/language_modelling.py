@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from tunesmith.kernels import head
-from tunesmith.model.forward import learnt_hidden
+from tunesmith.model.forward import learnt
 
 if TYPE_CHECKING:
     from tunesmith.data.loader import Batch
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 
 def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Sum of cross-entropies in nats over the batch's targets, with gradient: []."""
-    return head.summed_loss(*learnt_hidden(model, batch))
+    return learnt(model, batch).summed_loss()
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:
     """Cross-entropy in nats of each target, in the batch's flat order, without gradient: [n]."""
-    return head.token_losses(*learnt_hidden(model, batch))
+    return learnt(model, batch).token_losses()

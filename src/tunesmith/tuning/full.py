@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tunesmith.errors import ModelError, RecipeError
+from tunesmith.model.forward import decoder_layers
 from tunesmith.recipe import Freeze, Optim
 from tunesmith.tuning import table
 from tunesmith.tuning.method import (
@@ -56,15 +57,15 @@ class WeightTuning:
         return train_only(lm, set(names) if self.freeze is None else self._chosen(lm, self.freeze, names))
 
     def _chosen(self, lm: nn.Module, freeze: Freeze, names: list[str]) -> set[str]:
-        layers = lm.model.layers  # type: ignore[union-attr]
-        if freeze.last_layers > len(layers):  # type: ignore[arg-type]
+        layers = decoder_layers(lm)[1]
+        if freeze.last_layers > len(layers):
             raise RecipeError.at(
                 "tuning.last_layers",
-                f"{freeze.last_layers} layers asked, the model has {len(layers)}",  # type: ignore[arg-type]
+                f"{freeze.last_layers} layers asked, the model has {len(layers)}",
                 "ask for fewer, or use tuning: {method: full}",
             )
         # by index on the list, not by a substring such as ".1." that also fits other names
-        last = layers[len(layers) - freeze.last_layers :] if freeze.last_layers else []  # type: ignore[arg-type,index]
+        last = layers[len(layers) - freeze.last_layers :] if freeze.last_layers else []
         ids = {id(parameter) for layer in last for parameter in layer.parameters()}
         for wanted in freeze.modules:
             found = [

@@ -129,11 +129,9 @@ def trainable_parameters(tuning: Tuning, facts: ModelFacts) -> int:
             counts = dict(facts.named_parameters())
             return sum(counts[name] for name in freeze_names(tuning, facts))
         case Lora():
-            return sum(
-                tuning.rank * (linear.inputs + linear.outputs)
-                for index in range(facts.layers)
-                for linear in lora_targets(tuning, facts, index)
-            )
+            layers = [lora_targets(tuning, facts, index) for index in range(facts.layers)]
+            targets = [*outside_targets(tuning, facts), *(linear for layer in layers for linear in layer)]
+            return sum(tuning.rank * (linear.inputs + linear.outputs) for linear in targets)
 
 
 def freeze_names(tuning: Freeze, facts: ModelFacts) -> set[str]:
@@ -145,8 +143,8 @@ def freeze_names(tuning: Freeze, facts: ModelFacts) -> set[str]:
         )  # fmt: skip
     names = [name for name, _ in facts.named_parameters()]
     first = facts.layers - tuning.last_layers
-    layers = {f"model.layers.{index}" for index in range(first, facts.layers)}
-    chosen = {name for name in names if ".".join(name.split(".")[:3]) in layers}
+    layers = tuple(f"{facts.layer(index)}." for index in range(first, facts.layers))
+    chosen = {name for name in names if name.startswith(layers)} if layers else set()
     problems = []
     for wanted in tuning.modules:
         found = {name for name in names if _inside(name, wanted, facts)}
@@ -155,7 +153,7 @@ def freeze_names(tuning: Freeze, facts: ModelFacts) -> set[str]:
             problems.append(
                 Problem(
                     "tuning.modules", f"{wanted!r} is not a module of this model that has weights",
-                    "such as lm_head, model.norm, embed_tokens, or a name inside a layer: mlp.down_proj",
+                    f"such as {_some_modules(facts)}",
                 )
             )  # fmt: skip
     if problems:
@@ -165,39 +163,58 @@ def freeze_names(tuning: Freeze, facts: ModelFacts) -> set[str]:
 
 def _inside(parameter: str, wanted: str, facts: ModelFacts) -> bool:
     """Whether a module named `wanted` (whole, or the end of its dotted name) holds the parameter."""
-    if facts.tied and wanted == "lm_head":
-        return parameter == "model.embed_tokens.weight"
+    if facts.tied and wanted == facts.spelling.head:
+        return parameter in (f"{facts.spelling.embedding}.weight", f"{wanted}.bias")
     parts = parameter.split(".")[:-1]
     prefixes = [".".join(parts[: end + 1]) for end in range(len(parts))]
     return any(prefix == wanted or prefix.endswith(f".{wanted}") for prefix in prefixes)
 
 
+def _some_modules(facts: ModelFacts) -> str:
+    family = facts.spelling
+    ends = [name for name in (family.head, family.final_norm, family.embedding) if name]
+    return f"{', '.join(ends)}, or a name inside a layer: {facts.linears[-1].name}"
+
+
 def lora_targets(tuning: Lora, facts: ModelFacts, layer: int) -> list[Linear]:
     """The linear layers of decoder layer `layer` that get an update."""
+    linears = facts.linears_of(layer)
     if tuning.targets == "all_linear":
-        return list(facts.linears)
-    problems = [_no_target(t) for t in tuning.targets if not _names_a_linear(t, facts)]
+        return list(linears)
+    problems = [_no_target(t, facts) for t in tuning.targets if not _names_a_linear(t, facts)]
     if problems:
         raise RecipeError(problems)
-    return [linear for linear in facts.linears if any(_is(linear, layer, t) for t in tuning.targets)]
+    prefix = facts.layer(layer)
+    return [linear for linear in linears if any(_is(f"{prefix}.{linear.name}", t) for t in tuning.targets)]
 
 
-def _is(linear: Linear, layer: int, target: str) -> bool:
-    name = f"model.layers.{layer}.{linear.name}"
+def outside_targets(tuning: Lora, facts: ModelFacts) -> list[Linear]:
+    """The linear layers that stand in no decoder layer and get an update; known families have none."""
+    linears = facts.skeleton.outside if facts.skeleton else ()
+    if tuning.targets == "all_linear":
+        return list(linears)
+    return [linear for linear in linears if any(_is(linear.name, t) for t in tuning.targets)]
+
+
+def _is(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
 def _names_a_linear(target: str, facts: ModelFacts) -> bool:
-    return any(_is(linear, layer, target) for layer in range(facts.layers) for linear in facts.linears)
+    inside = (
+        f"{facts.layer(layer)}.{linear.name}"
+        for layer in range(facts.layers)
+        for linear in facts.linears_of(layer)
+    )
+    outside = (linear.name for linear in (facts.skeleton.outside if facts.skeleton else ()))
+    return any(_is(name, target) for name in (*inside, *outside))
 
 
-def _no_target(target: str) -> Problem:
+def _no_target(target: str, facts: ModelFacts) -> Problem:
     reason = (
         "cannot take a low-rank update: its logits are computed in chunks from the weight itself"
-        if target == "lm_head"
+        if target == facts.spelling.head
         else "is not a linear layer of this model"
     )
-    return Problem(
-        "tuning.targets", f"{target!r} {reason}",
-        "all_linear, or names among q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj",
-    )  # fmt: skip
+    names = dict.fromkeys(linear.short for linear in facts.linears)
+    return Problem("tuning.targets", f"{target!r} {reason}", f"all_linear, or names among {', '.join(names)}")
