@@ -12,10 +12,12 @@ from typing import Any
 from tunesmith.plan import data_advice as data_rules
 from tunesmith.plan.case import Advice, Case
 from tunesmith.recipe import Freeze, Full, Lora, steps_of
+from tunesmith.tuning.table import lora_targets
 
 FEWEST_STEPS, GOOD_STEPS = 20, 50
 MOST_EPOCHS = 5
 MOST_REPEATS = 10
+MOST_ADAPTER_SHARE = 0.5
 # The notes' rates are of models with billions of weights; small ones learn at larger rates.
 SMALL_MODEL = 100_000_000
 MOST_LR_FULL, MOST_LR_PRETRAIN, MOST_LR_LORA = 2e-5, 1e-4, 1e-3
@@ -210,18 +212,20 @@ def rank_against_data(case: Case) -> Advice | None:
 
 
 def rank_without_gain(case: Case) -> Advice | None:
-    """An update as large as the weight it updates."""
+    """An update nearly as large as the weights it updates."""
     tuning = case.recipe.tuning
     if not isinstance(tuning, Lora):
         return None
-    narrowest = min(min(linear.inputs, linear.outputs) for linear in case.facts.linears)
-    if tuning.rank <= narrowest / 2 or (narrowest < 64 and tuning.rank <= 16):
+    targets = lora_targets(tuning, case.facts, 0)
+    weights = sum(linear.inputs * linear.outputs for linear in targets)
+    share = tuning.rank * sum(linear.inputs + linear.outputs for linear in targets) / max(1, weights)
+    if share <= MOST_ADAPTER_SHARE:
         return None
     return Advice(
         "rank_without_gain",
-        f"rank {tuning.rank} is not low beside a layer of width {narrowest}: it saves nothing",
+        f"rank {tuning.rank} trains {share:.0%} as many numbers as the layers have: it saves next to nothing",
         "arXiv:2106.09685",
-        {"tuning.rank": max(4, narrowest // 4)},
+        {"tuning.rank": max(1, int(tuning.rank * MOST_ADAPTER_SHARE / share / 2))},
     )
 
 
