@@ -11,15 +11,43 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
 
 from tunesmith.errors import ModelError, RecipeError
+from tunesmith.kernels.lora import lora_linear
 from tunesmith.recipe import Lora, Optim
 from tunesmith.tuning import table
 from tunesmith.tuning.method import Capabilities, Hooks, ParameterGroup, TunedModel, decay_matrices
 
 if TYPE_CHECKING:
     from tunesmith.model.facts import ModelFacts
+
+
+class FusedLinear(LoraLinear):
+    """PEFT's layer, computed as one autograd node where nothing stands between base and adapter."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        [name, *others] = self.active_adapters or [""]
+        base: Any = self.base_layer
+        plain = name in self.lora_A and not (others or args or kwargs or self.disable_adapters or self.merged)
+        if (
+            not plain
+            or not isinstance(self.lora_dropout[name], nn.Identity)
+            or torch.is_autocast_enabled(x.device.type)
+        ):
+            return super().forward(x, *args, **kwargs)
+        a: Any = self.lora_A[name].weight
+        b: Any = self.lora_B[name].weight
+        if not x.dtype == base.weight.dtype == a.dtype:
+            return super().forward(x)
+        return lora_linear(x, base.weight, base.bias, a, b, self.scaling[name])
+
+
+def _fused_layer(target: nn.Module, adapter_name: str, **options: Any) -> nn.Module | None:
+    """The fused layer for a plain linear one; None leaves the choice to PEFT."""
+    return FusedLinear(target, adapter_name, **options) if type(target) is nn.Linear else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +81,8 @@ class LoraTuning:
             bias="none",
             task_type="CAUSAL_LM",
         )
+        # PEFT's way to bring one's own layer; a function may stand for the class, and decline
+        config._register_custom_module({nn.Linear: _fused_layer})  # type: ignore[dict-item]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             try:
