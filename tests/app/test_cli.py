@@ -205,7 +205,7 @@ def test_a_stopped_run_exits_130_and_says_how_to_go_on(main: Main, monkeypatch: 
     fake(monkeypatch, "train", outcome("interrupted"))
     code, out, _ = main("train", "recipe.yaml", "--stop-after", "5")
     assert code == 130
-    assert "tunesmith train recipe.yaml --resume" in out
+    assert "tunesmith train runs/x/recipe.yaml --resume" in out  # whatever output= was given
     code, out, _ = main("train", "recipe.yaml", "--stop-after", "5", "--json")
     assert code == 130
     assert json.loads(out) == {

@@ -171,7 +171,8 @@ class Lively:
     def settle(self) -> None:
         """Let the training line scroll up."""
         if self.course:
-            self._say(base.mark("good", training_words(self.course)))
+            whole = self.course.step == self.course.steps
+            self._say(base.mark("good" if whole else "quiet", training_words(self.course)))
         self.course = None
 
     def picture(self) -> RenderableType:

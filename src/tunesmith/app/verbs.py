@@ -165,7 +165,7 @@ def train(
     report = read_report(RunFolder(Path(done.run)))
 
     def page(document: Document) -> object:
-        return scores.trained(document, report, recipe)
+        return scores.trained(document, report)
 
     return Answer(document_of(done), page, json, code=130 if done.status == "interrupted" else 0)
 

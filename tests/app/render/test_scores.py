@@ -10,7 +10,7 @@ from .test_base import printed
 
 def test_a_finished_training_tells_gain_time_and_what_next() -> None:
     document = {"run": "runs/x", "status": "done", "steps": 10, "report": "runs/x/report.json"}
-    out = printed(scores.trained(document, report(), "recipe.yaml"))
+    out = printed(scores.trained(document, report()))
     for part in (
         "trained: runs/x", "best at 8", "12 s (plan: 1.0 s)", "3.000", "gain", "+0.800", "+0.500 … +0.900",
         "tunesmith chat runs/x",

@@ -45,12 +45,8 @@ def interrupted(found: Sequence[Problem]) -> RenderableType:
     """A run that was stopped on request: not a failure, and how to go on."""
     lines: list[RenderableType] = []
     for problem in found:
-        lines.append(
-            base.mark(
-                "warn",
-                Text.assemble((base.visible(problem.where), "strong"), "  ", base.visible(problem.what)),
-            )
-        )
+        where = f"{base.visible(problem.where)}  " if problem.where else ""
+        lines.append(base.mark("warn", Text.assemble((where, "strong"), base.visible(problem.what))))
         if problem.fix:
             lines.append(base.indent(Text(f"→ {base.visible(problem.fix)}", "accent"), 4))
     return Group(*lines)

@@ -122,13 +122,13 @@ def _line(who: str, words: str, style: str) -> RenderableType:
     return base.indent(Text.assemble((f"{who:>7}  ", "key"), (shown or "(nothing)", style)), 2)
 
 
-def trained(document: dict[str, Any], report: dict[str, Any] | None, recipe: str) -> RenderableType:
+def trained(document: dict[str, Any], report: dict[str, Any] | None) -> RenderableType:
     """What `train` says at the end: where the run stands, what was gained, what was forgotten, what next."""
     run = base.visible(document["run"])
     if document["status"] == "interrupted":
         where = f"interrupted after step {document['steps']}, saved: {run}"
         return base.page(
-            base.mark("warn", where), next_steps([f"tunesmith train {base.visible(recipe)} --resume"])
+            base.mark("warn", where), next_steps([f"tunesmith train {run}/recipe.yaml --resume"])
         )
     words = {"done": "trained", "stopped": "stopped early, the best step was kept"}
     head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
