@@ -13,19 +13,18 @@ MESSAGES = (Message("system", "Be brief."), Message("user", "Hi"), Message("assi
 
 
 def base_tokenizer(name: str = "chatml", bos: bool = False, **names: str | None) -> PreTrainedTokenizerFast:
-    """A tokenizer without a template; with `bos` it begins each text with its BOS by itself."""
+    """A tokenizer without a template that has a BOS; with `bos` it begins each text with it by itself."""
     from tokenizers.processors import TemplateProcessing
 
     family = FAMILIES[name]
     tokenizer = family.tokenizer()
     backend = tokenizer.backend_tokenizer
+    token = family.bos or family.special[1]
     if bos:
-        token = family.bos or family.special[0]
         backend.post_processor = TemplateProcessing(
             single=f"{token} $A", special_tokens=[(token, backend.token_to_id(token))]
         )
-        names = {"bos_token": token, **names}
-    named = {"eos_token": family.eos, **names}
+    named = {"eos_token": family.eos, "bos_token": token, **names}
     made = PreTrainedTokenizerFast(tokenizer_object=backend, **{k: v for k, v in named.items() if v})
     assert made.chat_template is None
     return made

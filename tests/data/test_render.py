@@ -248,6 +248,14 @@ def test_a_template_that_swallows_a_turn_does_not_do_so_in_silence() -> None:
     assert result.reason == "content_lost"
 
 
+def test_a_question_without_an_answer_is_not_left_off_in_silence() -> None:
+    template = ChatTemplate.of(tokenizer_of("chatml"))
+    for messages in (DIALOGUE[:3], DIALOGUE[:1], ()):
+        result = render(Chat(messages), "a:1", template, "sft", 100, "drop")
+        assert isinstance(result, Drop)
+        assert result.reason == "no_answer"
+
+
 def test_pretraining_learns_every_token_of_a_chat_but_the_first() -> None:
     result = rendered("chatml", DIALOGUE, "pretrain")
     learnt = result.renderings[0].learnt

@@ -76,6 +76,8 @@ def render(
 
     if isinstance(record, Text):
         return document(template.document_ids(record.text), address, max_length)
+    if not record.messages or record.messages[-1].role != "assistant":
+        return Drop("no_answer", "the dialogue does not end with an answer")
     turns = template.turns(record.messages)
     every_token = objective == "pretrain"
     try:
