@@ -155,7 +155,7 @@ def test_all_problems_are_reported_at_once_with_the_nearest_key():
 
 
 def test_no_problem_is_told_twice():
-    found = problems({**SMALL, "optim": {"lr": "fast"}, "evaluation": {"every": 2.5}, "track": ["wandb"]})
+    found = problems({**SMALL, "optim": {"lr": "fast"}, "evaluation": {"every": 2.5}, "track": ["diary"]})
     assert len([line for line in found if "optim.lr" in line]) == 1
     assert len([line for line in found if "evaluation.every" in line]) == 1
 

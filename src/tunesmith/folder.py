@@ -2,7 +2,7 @@
 
 runs/my-run/ recipe.yaml plan.json environment.json ledger.json ledger.rows.jsonl events.jsonl
              checkpoints/step-00000005/ checkpoints/latest adapter/ | model/ exports/FORM/
-             answers/ report.json report.md
+             answers/ tracking/ report.json report.md
 """
 
 from __future__ import annotations
@@ -85,6 +85,11 @@ class RunFolder:
     def answers(self) -> Path:
         """Raw outputs of evaluations, one file each."""
         return self.path / "answers"
+
+    @property
+    def tracking(self) -> Path:
+        """What trackers keep here: a folder, a log and a memory each."""
+        return self.path / "tracking"
 
     def export(self, form: str) -> Path:
         """Where an export of this form goes."""

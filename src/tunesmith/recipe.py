@@ -316,6 +316,11 @@ class Recipe(Section):
     output: str = "runs/my-first-run"
     """The run folder."""
 
+    @field_validator("track", mode="before")
+    @classmethod
+    def _one_or_many_trackers(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     @field_validator("model", mode="before")
     @classmethod
     def _model_path(cls, value: Any) -> Any:

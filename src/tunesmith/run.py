@@ -18,6 +18,7 @@ from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
 from tunesmith.opened import Opened, answer, base_model, evaluate, export, open_model, tokenizer_of
 from tunesmith.recipe import Full, Recipe, diff, dump, load
+from tunesmith.tracking.start import following, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -118,6 +119,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
 
 def _check(recipe: Recipe) -> None:
     """What no section can see by itself."""
+    require(recipe.track)
     problems = []
     if recipe.model.from_config is not None and not isinstance(recipe.tuning, Full):
         what = "a new model (from_config) has nothing worth freezing"
@@ -216,7 +218,8 @@ def train(
         _write_beforehand(folder, work)
         recording = Recording(folder.events, reporter)
         try:
-            return _train(work, folder, stop_after, recording)
+            with following(recipe.track, folder, reporter):
+                return _train(work, folder, stop_after, recording)
         except TunesmithError as error:
             problems = tuple(error.to_json()["error"]["problems"])
             recording.event(Failed(step=0, code=error.code, problems=problems))
@@ -233,7 +236,7 @@ def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
             "resume with what it began with, or output=NEW",
         )
         for key, old, new in diff(stored, recipe)
-        if key not in ("output", "model.from_config.vocab_size")
+        if key not in ("output", "track", "model.from_config.vocab_size")
     ]
     if changes:
         raise RecipeError(changes)
