@@ -28,6 +28,7 @@ from bundled_text.words import (
 
 PARTS = ("train", "validation", "test")
 SHARES = (0.55, 0.15, 0.3)  # of the combinations, not of the rows
+GREETINGS = (SMALL_TALK[:3], SMALL_TALK_ZH[:3])
 BY_WORD = {thing.one: thing for thing in THINGS}
 
 
@@ -200,7 +201,7 @@ def changed_booking(rng: Random, pools: Pools, zh: bool) -> list[Exchange]:
 
 def greeted(rng: Random, pools: Pools, zh: bool) -> list[Exchange]:
     """Small talk first, then a request: the old manners stay."""
-    questions, answer = rng.choice((SMALL_TALK_ZH if zh else SMALL_TALK)[:3])
+    questions, answer = rng.choice(GREETINGS[zh])
     return [(rng.choice(questions), answer), rng.choice(SINGLE)(rng, pools, zh)]
 
 
