@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from tunesmith.errors import FolderError
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, open_run, read_json
-from tunesmith.recipe import Model, Recipe, Task, load
+from tunesmith.model.adapted import has_tokenizer, is_adapter, read_adapter
+from tunesmith.recipe import Lora, Model, Recipe, Task, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -52,6 +53,11 @@ def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened
     device = find_device()
     model = Model(path=str(target), trust_remote_code=trust_remote_code)
     tokenizer = tokenizer_of(model)
+    if is_adapter(target):
+        precision = "bf16" if device.bf16 else "fp32"
+        method, adapted = _adapted(model, device, precision, seed=0)
+        chat = ChatTemplate.of(tokenizer, "auto")
+        return Opened(str(target), adapted, tokenizer, chat, precision, method=method)
     if not is_run(target):
         precision = "bf16" if device.bf16 else "fp32"
         lm = base_model(model, device, precision, seed=0)
@@ -87,6 +93,10 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
 
     if model.tokenizer is None and model.path is not None and is_run(model.path):
         return load_tokenizer(Model(path=str(trained_folder(open_run(model.path)))))
+    if model.tokenizer is None and is_adapter(model.path):
+        adapter = read_adapter(model)
+        own = Model(path=str(adapter.folder), trust_remote_code=model.trust_remote_code)
+        return load_tokenizer(own) if has_tokenizer(adapter.folder) else tokenizer_of(adapter.base)
     return load_tokenizer(model)
 
 
@@ -96,6 +106,9 @@ def base_model(model: Model, device: Device, precision: str, seed: int) -> PreTr
 
     dtype = DTYPES[precision if model.dtype == "auto" else model.dtype]
     where = "cuda" if device.kind == "cuda" else "cpu"
+    if is_adapter(model.path):
+        method, adapted = _adapted(model, device, precision, seed)
+        return method.merge(adapted).to(dtype)  # type: ignore[return-value]
     if model.path is None or not is_run(model.path):
         return load_model(model, where, dtype, seed)
     folder = open_run(model.path)
@@ -104,6 +117,14 @@ def base_model(model: Model, device: Device, precision: str, seed: int) -> PreTr
     opened = open_model(model.path, trust_remote_code=model.trust_remote_code)
     assert opened.method is not None
     return opened.method.merge(opened.model).to(dtype)  # type: ignore[return-value]
+
+
+def _adapted(model: Model, device: Device, precision: str, seed: int) -> tuple[Method, Any]:
+    """A PEFT adapter on the base its config names, and the method that merges it."""
+    from tunesmith.tuning.build import build
+
+    adapter, method = read_adapter(model), build(Lora(method="lora"))
+    return method, method.attach(base_model(adapter.base, device, precision, seed), adapter.folder).eval()
 
 
 def answer(
@@ -188,6 +209,8 @@ def export(
     target: str | Path, form: Literal["merged", "adapter"], reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Hand over a run as a plain model or adapter folder, with the certificate that it answers alike."""
+    if is_adapter(target):
+        return _export_adapted(str(target), form, reporter)
     from tunesmith.export.adapter import export_adapter
     from tunesmith.export.merge import Trained, export_merged
     from tunesmith.plan.device import find_device
@@ -223,6 +246,33 @@ def export(
     else:
         found = export_adapter(parts, destination, lambda copy: attached(copy, "fp32"), probes, reporter)
     return {"run": str(target), "form": form, "folder": str(destination), "certificate": found}
+
+
+def _export_adapted(target: str, form: str, reporter: Reporter | None) -> dict[str, Any]:
+    """A PEFT adapter folder and its base as one plain model, into FOLDER/exports/merged/."""
+    from tunesmith.data.template import ChatTemplate
+    from tunesmith.export.merge import Trained, export_merged
+    from tunesmith.model.config import read_config
+    from tunesmith.plan.device import find_device
+    from tunesmith.tuning.build import build
+
+    if form != "merged":
+        raise FolderError.at(target, "is an adapter already", "export it with --to merged")
+    model = Model(path=target)
+    adapter, tokenizer, device = read_adapter(model), tokenizer_of(model), find_device()
+    values = read_config(adapter.base).values
+    stored = values.get("dtype") or values.get("torch_dtype")
+    parts = Trained(
+        open=lambda dtype: _adapted(model, device, _precision_of(dtype), seed=0)[1],
+        merge=build(Lora(method="lora")).merge,
+        tokenizer=tokenizer,
+        template=ChatTemplate.of(tokenizer, "auto"),
+        base=Path(str(adapter.base.path)),
+        trained=adapter.folder,
+    )
+    destination = RunFolder(adapter.folder).export(form)
+    found = export_merged(parts, destination, "bf16" if stored == "bfloat16" else "fp32", (), reporter)
+    return {"run": target, "form": form, "folder": str(destination), "certificate": found}
 
 
 def _precision_of(dtype: Any) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from tunesmith.errors import ModelError
 from tunesmith.folder import RunFolder, is_run
+from tunesmith.model.adapted import is_adapter, read_adapter
 from tunesmith.recipe import Model, load
 
 Kind = Literal["chat", "base", "unknown"]
@@ -50,6 +51,9 @@ def read_config(model: Model, _runs: int = 0) -> FoundConfig:
     path = Path(model.path).expanduser()
     if is_run(path):
         return _of_run(RunFolder(path), model, _runs)
+    if is_adapter(path):
+        base = read_config(_next_base(read_adapter(model).base, runs=_runs, name=model.path), _runs + 1)
+        return FoundConfig(base.values, model.path, base.kind)
     if path.is_dir():
         return _of_folder(path, model.path)
     if path.is_file():
@@ -75,6 +79,12 @@ def _of_run(run: RunFolder, model: Model, runs: int) -> FoundConfig:
         )
     base = load(run.recipe).model
     return read_config(base.model_copy(update={"trust_remote_code": model.trust_remote_code}), runs + 1)
+
+
+def _next_base(base: Model, *, runs: int, name: str) -> Model:
+    if runs >= _MOST_RUNS_IN_A_ROW:
+        raise ModelError.at(name, "its base leads back to itself", "correct base_model_name_or_path")
+    return base
 
 
 def _of_folder(path: Path, name: str) -> FoundConfig:
