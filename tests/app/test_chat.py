@@ -37,6 +37,11 @@ def test_one_question_one_answer(heard: list[list[str]], capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out) == {"model": "runs/x", "prompt": "hello", "answer": "answer 2"}
 
 
+def test_a_question_may_begin_with_a_minus(heard: list[list[str]]) -> None:
+    assert cli.main(["chat", "runs/x", "--prompt", "-5 + 3 = ?"]) == 0
+    assert heard == [["user: -5 + 3 = ?"]]
+
+
 # mutation tried: not appending the answer to what was said
 def test_the_whole_talk_is_given_each_time(
     heard: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -245,6 +245,19 @@ def test_a_closed_pipe_is_quiet() -> None:
     assert done.returncode == 0
 
 
+# mutation tried: no _never_choke
+def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tunesmith", "runs", "list"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"no runs" in done.stdout
+
+
 WAITS = """
 import sys, time
 from tunesmith import run

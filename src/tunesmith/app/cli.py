@@ -6,6 +6,7 @@ main(["plan", "recipe.yaml", "--json"])  ->  prints one JSON object, returns 0
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -87,6 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code. 0 done, 2 the user, 1 our fault, 130 stopped."""
     words = list(sys.argv[1:] if words is None else words)
     json = any(word in ("--json", "--json=true") for word in words[: _end(words)])
+    _never_choke()
     try:
         with _stoppable(), _quiet_libraries():
             answer = _work(words, json)
@@ -117,6 +119,13 @@ def _work(words: list[str], json: bool) -> Any:
             result_action="return_value",
             console=None if json else console(),
         )
+
+
+def _never_choke() -> None:
+    """A terminal that cannot show a letter shows another; that is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
 
 
 def _end(words: Sequence[str]) -> int:

@@ -131,6 +131,7 @@ class Lively:
         self.screen = screen
         self.course: Course | None = None
         self.phases: dict[str, tuple[float, int, int | None]] = {}
+        self.spoke = False
         self.live = Live(
             get_renderable=self.picture,
             console=screen,
@@ -186,6 +187,7 @@ class Lively:
 
     def _say(self, words: Text | None) -> None:
         if words is not None:
+            self.spoke = True
             quietly(lambda: self.screen.print(words))
 
 
@@ -273,3 +275,5 @@ def reporting() -> Iterator[Screen]:
         lively.phases.clear()
         lively.course = None
         quietly(lively.live.stop)
+        if lively.spoke:
+            quietly(screen.print)  # what follows is the answer

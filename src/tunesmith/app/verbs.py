@@ -199,7 +199,8 @@ def chat(
     /,
     *,
     prompt: Annotated[
-        str | None, Parameter(name="--prompt", help="Answer this one question and end.")
+        str | None,
+        Parameter(name="--prompt", help="Answer this one question and end.", allow_leading_hyphen=True),
     ] = None,
     max_new_tokens: Annotated[int, Parameter(name="--max-new-tokens", help="Longest answer.")] = 256,
     json: Json = False,

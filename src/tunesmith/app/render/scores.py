@@ -119,7 +119,7 @@ def _line(who: str, words: str, style: str) -> RenderableType:
     shown = base.visible(words.strip())
     if len(shown) > 240:
         shown = shown[:240] + " …"
-    return base.indent(Text.assemble((f"{who:>7}  ", "key"), (shown or "(nothing)", style)), 2)
+    return base.indent(base.bullet(Text(f"{who:>7} ", "key"), Text(shown or "(nothing)", style)))
 
 
 def trained(document: dict[str, Any], report: dict[str, Any] | None) -> RenderableType:
