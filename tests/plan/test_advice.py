@@ -101,6 +101,8 @@ GOOD: dict[str, Situation] = {
 }  # fmt: skip
 
 TRIGGERS: dict[str, Situation] = {
+    "own_forward": Situation(facts=replace(HALF, own_forward="no fused path")),
+    "text_part": Situation(facts=replace(HALF, text_only=True)),
     "does_not_fit": Situation({"tuning": FULL}, data=replace(ROWS, rows=20_000), fits=False),
     "rate_too_high": Situation({"tuning": FULL, "optim": {"lr": 2e-4}}, data=replace(ROWS, rows=20_000)),
     "full_on_few_rows": Situation({"tuning": FULL}, data=replace(ROWS, rows=500)),

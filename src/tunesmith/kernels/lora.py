@@ -28,11 +28,11 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         inner = flat @ a.t()
-        out = torch.nn.functional.linear(flat, weight, bias)
-        out.addmm_(inner, b.t(), alpha=scaling)
+        out = torch.nn.functional.linear(x, weight, bias)
+        out.view(-1, out.shape[-1]).addmm_(inner, b.t(), alpha=scaling)
         ctx.save_for_backward(flat, inner, weight, a, b)
         ctx.scaling, ctx.shape = scaling, x.shape
-        return out.view(*x.shape[:-1], -1)
+        return out  # no view: OLMo clips it in place
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

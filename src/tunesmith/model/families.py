@@ -38,6 +38,7 @@ class Family:
     # ---- what there is ----
     grouped: bool = True  # keys may be shared by queries, and heads have a size of their own
     gated: bool = True
+    activation_keeps: int = 1  # tensors that an ungated activation keeps for its backward pass
     bias_in: Flag = False
     bias_out: Flag = False
     bias_mlp: Flag = False
@@ -53,8 +54,8 @@ class Family:
 
     def value(self, config: Mapping[str, Any], key: str) -> Any:
         """A value of the config by our name; None where it is silent."""
-        found = config.get(key)
-        return config.get(self.aliases[key]) if found is None and key in self.aliases else found
+        alias = self.aliases.get(key, key)
+        return config[alias] if alias in config else config.get(key)
 
 
 def flag(of: Flag, config: Mapping[str, Any]) -> bool:
@@ -105,7 +106,7 @@ FAMILIES: Mapping[str, Family] = {
             "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner",
         },
-        grouped=False, gated=False, bias_in=True, bias_out=True, bias_mlp=True, norm_bias=True,
+        grouped=False, gated=False, activation_keeps=4, bias_in=True, bias_out=True, bias_mlp=True, norm_bias=True,
         unless=("add_cross_attention", "reorder_and_upcast_attn"),
     ),
     "gpt_neox": Family(
@@ -117,7 +118,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "phi": Family(
         51200, 8192, final_norm="model.final_layernorm", attention_out="self_attn.dense", mlp_in=("mlp.fc1",),
-        mlp_out="mlp.fc2", norms=("input_layernorm",), gated=False, bias_in=True, bias_out=True,
+        mlp_out="mlp.fc2", norms=("input_layernorm",), gated=False, activation_keeps=4, bias_in=True, bias_out=True,
         bias_mlp=True, norm_bias=True, head_bias=True, unless=("qk_layernorm",),
     ),
     "phi3": Family(32064, 8192, attention_in=("self_attn.qkv_proj",), mlp_in=_FUSED_GATE),

@@ -110,8 +110,9 @@ def layer_cost(
     norm = flows
     for name in others:
         norm = walk.norm(name, facts.hidden_size, 1, flows, size.residual)
-    walk.saved += _mlp_kept(facts, [walk.linear(name, norm, "z") for name in family.mlp_in]) * size.compute
-    down = walk.linear(family.mlp_out, walk.mlp_flows, "product")
+    learns = [walk.linear(name, norm, "z") for name in family.mlp_in]
+    walk.saved += _mlp_kept(facts, learns) * size.compute
+    down = walk.linear(family.mlp_out, any(learns), "product")
     return LayerCost(walk.saved, walk.fixed, flows or down)
 
 
@@ -191,7 +192,6 @@ class _Walk:
         self.prefix = f"{facts.layer(layer)}."
         self.linears = {linear.name: linear for linear in facts.linears}
         self.first = next(iter(facts.spelling.norms), "")
-        self.mlp_flows = False
         self.adapted = {linear.name for linear in trains.adapters(layer)}
         self.saved = 0.0
         self.fixed = 0
@@ -223,9 +223,7 @@ class _Walk:
                 self.saved += linear.inputs * self.size.compute
                 self.kept |= set() if own else {source}
         bias = f"{self.prefix}{name}.bias" in self.trains.names
-        learns = flows or trains or adapted or bias
-        self.mlp_flows = self.mlp_flows or (learns and source == "z")
-        return learns
+        return flows or trains or adapted or bias
 
     def _adapter(self, linear: Linear, flows: bool) -> None:
         """Beside the input: A's output, dropout's noise, and adapters cast to the compute dtype."""

@@ -30,6 +30,32 @@ def advise(case: Case) -> tuple[Advice, ...]:
     return tuple(advice for rule in RULES if (advice := rule(case)) is not None)
 
 
+# ---- what the model is ----
+
+
+def own_forward(case: Case) -> Advice | None:
+    """A family without fused paths."""
+    if case.facts.own_forward is None:
+        return None
+    return Advice(
+        "own_forward",
+        f"the model runs through its own forward: {case.facts.own_forward}. Documents of equal length go "
+        "together, unpadded, so none sees another; it is slower, and all logits are made at once",
+        "docs/models.md",
+    )
+
+
+def text_part(case: Case) -> Advice | None:
+    """A model that also takes pictures or sound."""
+    if not case.facts.text_only:
+        return None
+    return Advice(
+        "text_part",
+        f"only the text part of the model is trained and saved ({case.facts.family}); pictures and sound are left out",
+        "docs/models.md",
+    )
+
+
 # ---- does it fit, and is it seen whether it works ----
 
 
@@ -255,6 +281,8 @@ def slow_precision(case: Case) -> Advice | None:
 
 
 RULES: tuple[Rule, ...] = (
+    own_forward,
+    text_part,
     does_not_fit,
     rate_too_high,
     full_on_few_rows,

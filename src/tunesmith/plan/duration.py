@@ -147,7 +147,7 @@ def _layer_work(
     learnt = sum(
         linear.inputs * linear.outputs
         for linear in facts.linears
-        if f"model.layers.{layer}.{linear.name}.weight" in trains.names
+        if f"{facts.layer(layer)}.{linear.name}.weight" in trains.names
     )
     extra = 2 * trains.rank * sum(linear.inputs + linear.outputs for linear in adapters)
     forward = 2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length

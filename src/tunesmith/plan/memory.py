@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, checkpointed_bytes, numbers, saved_bytes, what_trains
+from tunesmith.plan.activations import FP32, checkpointed_bytes, numbers, saved_bytes, uncertainty, what_trains
 from tunesmith.recipe import Full, Lora, Tuning
 from tunesmith.tuning.table import trainable_parameters
 
@@ -92,7 +92,8 @@ def forecast_memory(load: Load) -> Memory:
     terms = phases[phase]
     terms["allocator"] = round(_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
-    return Memory(terms, phase, ERROR_SHARE[load.device], CONTEXT_BYTES[load.device])
+    error_share = ERROR_SHARE[load.device] + uncertainty(load.facts)
+    return Memory(terms, phase, error_share, CONTEXT_BYTES[load.device])
 
 
 def _slack(load: Load, terms: Mapping[str, int]) -> float:
@@ -138,7 +139,9 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     gradients = trainable_parameters(load.tuning, facts) * FP32
     keep = checkpointed_bytes if load.checkpointing == "full" else saved_bytes
     layers, dearest, ends = keep(facts, trains, size, load.tokens, load.targets, load.slack)
-    recomputed = dearest if load.checkpointing == "full" else 0.0
+    # the input of the layer is kept already
+    own = dearest - load.tokens * facts.hidden_size * size.residual
+    recomputed = own if load.checkpointing == "full" else 0.0
     table = facts.embedding_parameters * FP32
     head_trains = trains.head(facts)
     begun = gradients if load.accumulates else (table if head_trains else 0)
@@ -174,8 +177,8 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
 def _live(load: Load, compute: int) -> float:
     """Gradients alive while one layer goes backward: three of the inner size, or those around attention."""
     facts = load.facts
-    mlp = 3 * facts.intermediate_size + 2 * facts.hidden_size
-    attention = 6 * facts.attention_size * load.slack + 2 * facts.hidden_size
+    mlp = 2 * facts.intermediate_size
+    attention = 3 * facts.attention_size * load.slack
     weight = max(linear.inputs * linear.outputs for linear in facts.linears) * FP32
     own = weight if isinstance(load.tuning, Full) else 0
     return load.tokens * max(mlp, attention) * compute + own
@@ -185,6 +188,8 @@ def _chunk(load: Load, compute: int) -> float:
     """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider."""
     facts = load.facts
     rows = min(load.targets, max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS // facts.vocab_size))
+    if facts.own_forward is not None:
+        rows = load.tokens  # its own forward makes all logits at once
     stored = FP32 if isinstance(load.tuning, Full) else load.frozen_bytes
     cast = facts.embedding_parameters * compute if stored != compute else 0
     return rows * facts.vocab_size * FP32 * CHUNK_COPIES + load.targets * facts.hidden_size * compute + cast

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tunesmith.errors import ModelError, RecipeError
 from tunesmith.kernels.lora import lora_linear
@@ -78,6 +79,7 @@ class LoraTuning:
             lora_dropout=lora.dropout,
             target_modules="all-linear" if lora.targets == "all_linear" else list(lora.targets),
             use_rslora=lora.scaling == "rslora",
+            fan_in_fan_out=any(isinstance(module, Conv1D) for module in lm.modules()),  # GPT-2's
             bias="none",
             task_type="CAUSAL_LM",
         )
