@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -75,11 +76,13 @@ class Tokens:
 
     def last_control_before(self, place: int) -> int:
         """Index of the last control token that begins before character `place`; -1 if none does."""
-        return next((index for index in reversed(self.controls) if self.span(index)[0] < place), -1)
+        number = bisect_left(self.controls, place, key=lambda index: self.span(index)[0])
+        return self.controls[number - 1] if number else -1
 
     def control_reaching(self, place: int) -> int:
         """Index of the first control token that ends at or after `place`; len(self) if none does."""
-        return next((index for index in self.controls if self.span(index)[1] >= place), len(self))
+        number = bisect_left(self.controls, place, key=lambda index: self.span(index)[1])
+        return self.controls[number] if number < len(self.controls) else len(self)
 
 
 @dataclass(frozen=True, slots=True)

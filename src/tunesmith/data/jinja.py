@@ -27,6 +27,7 @@ TEMPLATE_DATE = date(2024, 7, 26)
 _MARKS = "generation_marks_"
 # Whole code points of a private plane; the pair is chosen so that no message contains it.
 _FIRST_MARK = 0x10F000
+_MARK_LIKE = re.compile("[\U0010f000-\U0010ffff]")
 
 
 class TemplateRefusal(Exception):
@@ -137,8 +138,11 @@ class JinjaTemplate:
     def write(
         self, messages: Sequence[Mapping[str, str]], generation_prompt: bool, **options: bool
     ) -> Written:
-        """The text of the messages, as tokenizer.apply_chat_template gives it. Raises TemplateRefusal."""
-        marks = _marks_apart_from(messages) if self.has_generation else None
+        """The text of the messages, as tokenizer.apply_chat_template gives it; no spans for a prompt.
+
+        Raises TemplateRefusal.
+        """
+        marks = _marks_apart_from(messages) if self.has_generation and not generation_prompt else None
         try:
             text = self._template.render(
                 **{**self._special_tokens, **options},
@@ -159,7 +163,10 @@ class JinjaTemplate:
 
 def _marks_apart_from(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
     """Two characters that no message contains."""
-    taken = {letter for message in messages for value in message.values() for letter in value}
+    values = [value for message in messages for value in message.values()]
+    if not any(map(_MARK_LIKE.search, values)):
+        return chr(_FIRST_MARK), chr(_FIRST_MARK + 1)
+    taken = set().union(*values)
     free = (chr(code) for code in range(_FIRST_MARK, 0x10FFFE) if chr(code) not in taken)
     return next(free), next(free)
 

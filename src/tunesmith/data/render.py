@@ -155,6 +155,8 @@ def _draft(
     last = answers[-1]
     chosen = [answer for answer in answers if answer.learnt and turn in (None, answer.turn)]
 
+    template.check_kept(turns, last.text)
+
     def write(turns: Sequence[Turn]) -> str:
         return template.answers_at(turns, last.turn).text
 

@@ -241,7 +241,7 @@ class ChatTemplate:
             inside = [first for first, last in spans if last > prompt_end and first < end]
             learnt = bool(inside)
             start = max(prompt_end, min(inside, default=prompt_end))
-        self._check_kept(upto, text, prompt_end)
+        self._check_answer_kept(turns[number], text, prompt_end)
         return Answer(number, text, prompt_end, start, end, learnt)
 
     def _variants(self, thinks: bool) -> list[dict[str, bool]]:
@@ -273,17 +273,18 @@ class ChatTemplate:
             raise Refused("no_stop", f"the template does not write {self.stop.text!r} after this answer")
         return found + len(self.stop.text)
 
-    def _check_kept(self, turns: Sequence[Turn], text: str, prompt_end: int) -> None:
-        """Whatever was said stands in the text: a template may not swallow a turn in silence."""
-        for turn in turns[:-1]:
-            if turn["content"].strip() not in text:
-                raise Refused(
-                    "content_lost", f"the template does not write this {turn['role']} turn as it is"
-                )
-        last = turns[-1]
+    def _check_answer_kept(self, turn: Turn, text: str, prompt_end: int) -> None:
+        """The answer and its thought stand behind the prompt as they were given."""
         for key in ("content", "reasoning_content"):
-            if text.find(last.get(key, "").strip(), prompt_end) < 0:
+            if text.find(turn.get(key, "").strip(), prompt_end) < 0:
                 raise Refused("content_lost", f"the template does not write the answer's {key} as it is")
+
+    def check_kept(self, turns: Sequence[Turn], text: str) -> None:
+        """Whatever was said stands in the text: a template may not swallow a turn in silence. Raises Refused."""
+        for turn in turns:
+            if turn["content"].strip() not in text:
+                what = f"the template does not write this {turn['role']} turn as it is"
+                raise Refused("content_lost", what)
 
     def encode(
         self,
