@@ -108,7 +108,7 @@ def test_comparing_names_the_keys_and_the_scores_that_differ(tmp_path: Path) -> 
     make_run(tmp_path / "b", rank=4).report.write_text(json.dumps(report(loss=0.5, sums=0.8)))
     found = runs.compare_runs(str(tmp_path / "a"), str(tmp_path / "b"))
     assert found["recipe"] == [{"key": "tuning.rank", "a": 16, "b": 4}]
-    assert {"name": "sums (exact_match)", "a": 0.9, "b": 0.8} in found["scores"]
+    assert {"name": "sums (exact_match)", "a": 0.9, "b": 0.8, "paired": None} in found["scores"]
     out = printed(pages.compare_page(found))
     for part in ("tuning.rank", "-0.100", "sums", "1.0 MiB"):
         assert part in out

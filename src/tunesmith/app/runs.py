@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith import events, recipe
 from tunesmith.errors import FolderError, RecipeError
 from tunesmith.folder import RunFolder, is_run, open_run
+
+if TYPE_CHECKING:
+    from tunesmith.evaluation.scores import Evaluated
 
 Document = dict[str, Any]
 
@@ -25,15 +28,20 @@ class Course:
     step: int
     steps: int | None
     started: float | None
-    losses: tuple[float, ...]
+    steps_taken: tuple[Document, ...]
     held_out: tuple[tuple[int, float], ...]
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """Training losses in order; steps without a finite one are left out."""
+        return tuple(event["loss_nats"] for event in self.steps_taken)
 
 
 def read_course(folder: RunFolder) -> Course:
     """The way of a run. One without an end is running, or was killed: the lock tells."""
     status, step, steps, started = "new", 0, None, None
-    losses: list[float] = []
-    held_out: list[tuple[int, float]] = []
+    taken: dict[int, Document] = {}  # a resumed run repeats steps, bit for bit
+    held_out: dict[int, float] = {}
     for event in events.read(folder.events):
         step = max(step, int(event.get("step") or 0))
         match event.get("kind"):
@@ -41,16 +49,17 @@ def read_course(folder: RunFolder) -> Course:
                 status, steps = "running", event.get("steps")
                 started = started or event.get("time")
             case "stepped" if event.get("loss_nats") is not None:
-                losses.append(event["loss_nats"])
+                taken[event["step"]] = event
             case "evaluated" if event.get("loss_nats") is not None:
-                held_out.append((event["step"], event["loss_nats"]))
+                held_out[event["step"]] = event["loss_nats"]
             case "finished":
                 status = str(event.get("status"))
             case "failed":
                 status = "failed"
     if status == "running" and not folder.is_locked():
         status = "killed"
-    return Course(status, step, steps, started, tuple(losses), tuple(held_out))
+    course = tuple(taken[number] for number in sorted(taken))
+    return Course(status, step, steps, started, course, tuple(sorted(held_out.items())))
 
 
 def find_runs(root: Path) -> list[RunFolder]:
@@ -95,6 +104,10 @@ def show_run(path: str) -> Document:
         "recipe": run.model_dump(mode="json") if run else None,
         "report": read_report(folder),
         "losses": list(course.losses),
+        "curve": {
+            key: [event.get(key) for event in course.steps_taken]
+            for key in ("step", "loss_nats", "lr", "grad_norm")
+        },
         "heldout": [{"step": step, "loss_nats": loss} for step, loss in course.held_out],
         "exports": sorted(p.name for p in exports.iterdir() if p.is_dir()) if exports.is_dir() else [],
         "resumable": (folder.checkpoints / "latest").exists(),
@@ -107,15 +120,51 @@ def compare_runs(first: str, second: str) -> Document:
     recipes = read_recipe(a), read_recipe(b)
     differing = recipe.diff(recipes[0], recipes[1]) if recipes[0] and recipes[1] else []
     scores_a, scores_b = _flat_scores(read_report(a)), _flat_scores(read_report(b))
+    paired = _paired(a, b)
     return {
         "a": summary(a),
         "b": summary(b),
+        "curves": {"a": _curves(first), "b": _curves(second)},
         "recipe": [{"key": key, "a": old, "b": new} for key, old, new in differing if key != "output"],
         "scores": [
-            {"name": name, "a": scores_a.get(name), "b": scores_b.get(name)}
+            {"name": name, "a": scores_a.get(name), "b": scores_b.get(name), "paired": paired.get(name)}
             for name in dict.fromkeys([*scores_a, *scores_b])
         ],
     }
+
+
+def _curves(path: str) -> Document:
+    shown = show_run(path)
+    return {"curve": shown["curve"], "heldout": shown["heldout"]}
+
+
+def _paired(a: RunFolder, b: RunFolder) -> dict[str, Document]:
+    """b - a over the same items, with its 95% interval, for every score that both runs measured alike."""
+    from tunesmith.evaluation.forgetting import compare_heldout, compare_task
+
+    first, second = _measured(a), _measured(b)
+    if first is None or second is None:
+        return {}
+    found = {}
+    for name in first.items.keys() & second.items.keys():
+        old, new = first.items[name], second.items[name]
+        if (old.metric, old.signature) == (new.metric, new.signature):
+            found[f"{name} ({old.metric})"] = compare_task(old, new)
+    one, other = first.heldout, second.heldout
+    # per row the targets must agree, or the two runs held out other rows (or cut them elsewhere)
+    if one and other and (one.addresses, one.targets) == (other.addresses, other.targets):
+        found["held-out loss (nats)"] = compare_heldout(one, other) or {}
+    return found
+
+
+def _measured(folder: RunFolder) -> Evaluated | None:
+    """The items behind a run's scores, if they were kept."""
+    from tunesmith.evaluation.scores import from_json
+
+    try:
+        return from_json(json.loads((folder.answers / "after.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def read_report(folder: RunFolder) -> Document | None:

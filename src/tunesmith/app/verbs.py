@@ -23,6 +23,7 @@ Overrides = Annotated[
 ]
 Target = Annotated[str, Parameter(name="RUN|MODEL", help="A run folder, a model folder or a hub id.")]
 Run = Annotated[str, Parameter(name="RUN", help="A run folder.")]
+Png = Annotated[str | None, Parameter(name="--png", help="Draw the courses into this file.")]
 RecipeOrData = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder or a data file.")]
 ModelName = Annotated[
     str | None,
@@ -270,12 +271,16 @@ def runs_list(
     return Answer(runs.list_runs(folder), pages.list_page, json)
 
 
-def runs_show(target: Run, /, *, json: Json = False) -> Answer:
+def runs_show(target: Run, /, *, png: Png = None, json: Json = False) -> Answer:
     """One run: how far it came, what it gained, what can be done with it."""
     from tunesmith.app import runs
+    from tunesmith.app.render import picture
     from tunesmith.app.render import runs as pages
 
-    return Answer(runs.show_run(target), pages.show_page, json)
+    document = runs.show_run(target)
+    if png is not None:
+        picture.save([document], Path(png))
+    return Answer(document | {"png": png}, pages.show_page, json)
 
 
 def runs_compare(
@@ -283,13 +288,18 @@ def runs_compare(
     second: Annotated[str, Parameter(name="B", help="Another run folder.")],
     /,
     *,
+    png: Png = None,
     json: Json = False,
 ) -> Answer:
-    """Two runs side by side: recipe keys that differ, and scores."""
+    """Two runs side by side: recipe keys that differ, and scores with the interval of their difference."""
     from tunesmith.app import runs
+    from tunesmith.app.render import picture
     from tunesmith.app.render import runs as pages
 
-    return Answer(runs.compare_runs(first, second), pages.compare_page, json)
+    document = runs.compare_runs(first, second)
+    if png is not None:
+        picture.save([runs.show_run(first), runs.show_run(second)], Path(png))
+    return Answer(document | {"png": png}, pages.compare_page, json)
 
 
 def doctor(*, json: Json = False) -> Answer:

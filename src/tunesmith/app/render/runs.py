@@ -10,6 +10,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from tunesmith.app.render import base, scores
+from tunesmith.app.render.curve import Line, chart
+from tunesmith.app.render.picture import smooth
 
 STATUS = {
     "done": "good",
@@ -68,6 +70,7 @@ def show_page(document: dict[str, Any]) -> RenderableType:
     return base.page(
         base.heading("run", document["run"]),
         base.facts(pairs),
+        course_chart(document),
         scores.heldout(report.get("before"), report.get("after")),
         scores.forgetting(report["forgetting"]) if report.get("forgetting") else None,
         next_words(document),
@@ -84,6 +87,7 @@ def compare_page(document: dict[str, Any]) -> RenderableType:
             _score(row["name"], row["a"]),
             _score(row["name"], row["b"]),
             difference(row),
+            *interval(row),
         )
         for row in document["scores"]
         if row["a"] is not None or row["b"] is not None
@@ -91,8 +95,42 @@ def compare_page(document: dict[str, Any]) -> RenderableType:
     return base.page(
         base.heading("compare", f"{document['a']['run']}  {document['b']['run']}"),
         base.table(["recipe", a, b], changed) if changed else base.mark("quiet", "the recipes are the same"),
-        base.table(["result", a, b, "b - a"], judged, right=[1, 2, 3]) if judged else None,
+        base.table(["result", a, b, "b - a", "95%", ""], judged, right=[1, 2, 3]) if judged else None,
+        both_courses(document),
     )
+
+
+def course_chart(document: dict[str, Any]) -> RenderableType | None:
+    """Training and held-out losses over the steps; None where there is no course to see."""
+    steps, losses = document["curve"]["step"], smooth(document["curve"]["loss_nats"])
+    if len(steps) < 3:
+        return None
+    held = [(point["step"], point["loss_nats"]) for point in document["heldout"]]
+    lines = [Line("training loss", list(zip(steps, losses)), "accent"), Line("held-out", held, "warn", "●")]
+    return base.indent(chart(lines))
+
+
+def both_courses(document: dict[str, Any]) -> RenderableType | None:
+    """Held-out losses of two runs over one pair of axes; training losses where they are missing."""
+    lines = []
+    for side, style in (("a", "accent"), ("b", "warn")):
+        curve, held = document["curves"][side]["curve"], document["curves"][side]["heldout"]
+        held_points = [(point["step"], point["loss_nats"]) for point in held]
+        points = held_points if len(held_points) > 1 else list(zip(curve["step"], smooth(curve["loss_nats"])))
+        what = "held-out" if len(held_points) > 1 else "training"
+        lines.append(Line(f"{Path(document[side]['run']).name}: {what} loss", points, style))
+    return base.indent(chart(lines)) if all(len(line.points) > 1 for line in lines) else None
+
+
+def interval(row: dict[str, Any]) -> tuple[Text, Text]:
+    """95% of b - a over the same items, and what it says; a dash where they were not paired."""
+    paired = row.get("paired")
+    if not paired or not paired["ci95"]:
+        return Text("–", "quiet"), Text("")
+    low, high = paired["ci95"]
+    verdict = paired["verdict"]
+    style = {"gain": "good", "loss": "bad"}.get(verdict, "quiet")
+    return Text(f"{base.signed(low)} … {base.signed(high)}"), Text(verdict.replace("_", " "), style)
 
 
 def status(name: str) -> Text:
