@@ -189,6 +189,13 @@ def test_remote_code_is_never_taken_over(tmp_path: Path) -> None:
     assert llama(tmp_path, trust_remote_code=True).recipe.model.trust_remote_code is False
 
 
+# mutation tried: Left with the value as given writes the token into the recipe
+def test_a_secret_is_not_copied_anywhere(tmp_path: Path) -> None:
+    found = llama(tmp_path, hf_hub_token="hf_private", swanlab_api_key="sw_private")
+    assert "private" not in text(found, "their.yaml")
+    assert {"hf_hub_token", "swanlab_api_key"} <= {note.key for note in found.left}
+
+
 def test_an_axolotl_file_becomes_the_run_it_means(tmp_path: Path) -> None:
     found = read(write(tmp_path, AXOLOTL))
     run = found.recipe

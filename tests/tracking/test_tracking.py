@@ -161,7 +161,9 @@ def test_a_tracker_that_is_not_installed_names_the_command(monkeypatch: pytest.M
 
 
 # mutation tried: `find_spec(name) is None` alone takes the folder for the package
-def test_a_folder_of_the_trackers_name_is_not_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_trackers_name_is_not_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "diary").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match="diary is not installed"):
@@ -329,3 +331,46 @@ def test_the_process_says_in_one_line_what_went_wrong(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     assert main([str(tmp_path / "nowhere"), "wandb"]) == 1
     assert len(capfd.readouterr().err.splitlines()) == 1
+
+
+def trained(folder: Path, **changes: Any) -> Any:
+    from tests.folders import make_model, write_rows
+    from tunesmith import run
+
+    values = {
+        "model": str(make_model(folder / "base")), "output": str(folder / "run"),
+        "data": {"train": str(write_rows(folder / "rows.jsonl", 4)), "validation": None, "max_length": 256},
+        "tuning": {"method": "lora", "rank": 2}, "optim": {"lr": 1e-2, "batch_tokens": 64}, "budget": {"steps": 3},
+        "compute": {"precision": "fp32"}, "track": "trackio",
+    }  # fmt: skip
+    told = Told()
+    return run.train(recipe.parse(values | changes), reporter=told), told
+
+
+def test_a_training_is_told_from_beginning_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trackio.py").write_text(FAKE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    outcome, told = trained(tmp_path)
+    calls = [json.loads(line) for line in (tmp_path / "trackio.calls").read_text().splitlines()]
+    assert (outcome.status, told.warnings) == ("done", [])
+    assert [call[1] for call in calls if call[0] == "log" and call[1]] == [1, 2, 3]
+    assert calls[-1] == ["finish"]
+
+
+def test_a_training_outlives_its_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "trackio.py").write_text("import os\nos.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    outcome, told = trained(tmp_path)
+    assert outcome.status == "done"
+    assert "trackio failed" in told.warnings[0].reason
+
+
+def test_a_missing_tracker_stops_a_run_before_its_folder_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "_installed", lambda name: False)
+    with pytest.raises(RecipeError, match="tunesmith\\[track\\]"):
+        trained(tmp_path)
+    assert not (tmp_path / "run").exists()

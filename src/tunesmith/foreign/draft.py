@@ -14,6 +14,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.recipe import Recipe, parse
 
 UNSET = "unset"
+SECRETS = ("hub_token", "api_key", "secret", "webhook", "auth_token", "password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Draft:
         """A key that was given has no counterpart."""
         if self.has(key) and key not in self._seen:
             self._seen.add(key)
-            self.left.append(Left(self.name(key), self.given[key], meaning))
+            value = "(not shown)" if any(word in key for word in SECRETS) else self.given[key]
+            self.left.append(Left(self.name(key), value, meaning))
 
     def offers(self, **sections: Any) -> bool:
         """Whether this version's recipe has these values: offers(tuning={"method": "dora"})."""
