@@ -76,6 +76,27 @@ def test_a_model_that_learns_nothing_fails_the_demo(tmp_path: Path, monkeypatch:
     assert {"where", "what", "fix"} == set(document["error"]["problems"][0])
 
 
+@pytest.mark.parametrize(
+    ("desk", "general", "holds"),
+    [("gain", 0.85, True), ("cannot_tell", 0.9, False), ("gain", 0.7, False)],
+    ids=["learnt", "not learnt", "forgotten"],
+)
+def test_after_training_the_desk_has_gained_and_little_is_forgotten(
+    desk: str, general: float, holds: bool
+) -> None:
+    found = {
+        "desk": {"before": 0.0, "after": 0.8, "verdict": desk},
+        "general": {"before": 0.9, "after": general, "verdict": "loss"},
+    }
+    words, passed = demo.said_after(found, {"desk": {"group": "domain"}, "general": {"group": "general"}})
+    assert passed is holds
+    assert words.startswith("desk 0.000 → 0.800, general 0.900 → ")
+
+
+def test_a_demo_without_tasks_has_shown_nothing() -> None:
+    assert demo.said_after({}, {})[1] is False
+
+
 @pytest.mark.slow
 def test_the_demo_passes_from_a_wheel_within_time_and_memory(wheel: Path, tmp_path: Path) -> None:
     site, place = tmp_path / "site", tmp_path / "place"
