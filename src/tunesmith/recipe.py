@@ -22,7 +22,9 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 ShareOrCount = Annotated[Count | Share, Field(union_mode="left_to_right")]
 
-DataFormat = Literal["messages", "alpaca", "prompt_response", "history", "text"]
+DataFormat = Literal[
+    "messages", "sharegpt", "alpaca", "prompt_response", "history", "text", "preference", "kto", "choice"
+]
 
 
 class Section(BaseModel):

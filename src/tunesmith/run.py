@@ -162,7 +162,10 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     from tunesmith.data.stats import stats as describe
 
     tokenizer, template = _words(recipe)
-    return describe(prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter))
+    data = prepare_data(
+        recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
+    )
+    return describe(data)
 
 
 def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_lengths_are_tokens_where_a_template_is_given(tmp_path: Path) -> None:
 def test_unreadable_files_are_findings(tmp_path: Path) -> None:
     good = write(tmp_path / "a.jsonl", [row("q")])
     odd = write(tmp_path / "b.jsonl", [{"title": "x"}])
-    later = write(tmp_path / "c.jsonl", [{"conversations": []}])
+    later = write(tmp_path / "c.jsonl", [{"conversation_s": []}])
     report = doctor((good, f"{tmp_path}/none.jsonl", odd, later))
     assert finding(report, "unreadable_file").count == 3
     assert report.rows == 1

@@ -15,7 +15,7 @@ import numpy as np
 from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.prepare import inputs_of
-from tunesmith.data.records import Chat, Record, Text
+from tunesmith.data.records import Chat, Preference, Record, Text, as_chats
 from tunesmith.data.splits import HeldOut, Key, Split, prompt_key, row_keys
 from tunesmith.data.stats import describe
 from tunesmith.errors import DataError
@@ -201,12 +201,12 @@ class _Doctor:
             if self.objective == "sft":
                 self.note("text_under_sft", address, "a text has no answer to learn")
         else:
-            texts = [(f"turn {i}", message.content) for i, message in enumerate(record.messages)]
+            texts = _texts(record)
         for where, text in texts:
             self._look(address, where, text)
         if isinstance(record, Chat):
-            answers = [m.content for m in record.messages if m.role == "assistant"]
-            shortest = min(answers, key=lambda text: len(text.strip()))
+            answers = [m.content for m in record.messages if m.role == "assistant" and not m.calls]
+            shortest = min(answers, key=lambda text: len(text.strip()), default="only calls")
             self.answer_lengths.append(len(shortest.strip()))
             if len(shortest.strip()) < 2:
                 self.note("short_answer", address, f"the answer is {shortest.strip()!r}")
@@ -288,6 +288,14 @@ class _Doctor:
         else:
             severity, fix = RULES[rule]
         return Finding(rule, severity, count, tuple(self.examples[rule]), fix)
+
+
+def _texts(record: Record) -> list[tuple[str, str]]:
+    """Where each text of a dialogue stands, and the text; the prompt of a pair once."""
+    if isinstance(record, Preference):
+        parts = (("prompt", record.prompt), ("chosen", record.chosen), ("rejected", record.rejected))
+        return [(f"{name} turn {i}", m.content) for name, turns in parts for i, m in enumerate(turns)]
+    return [(f"turn {i}", m.content) for chat in as_chats(record) for i, m in enumerate(chat.messages)]
 
 
 def _short(key: Key) -> int:

@@ -21,8 +21,10 @@ from tunesmith.data.encode import Coder, ControlTokens, Tokens
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-Turn = Mapping[str, str]
-"""A message as templates take it: role, content, and reasoning_content where there is some."""
+Turn = Mapping[str, Any]
+"""A message as templates take it: role, content, and reasoning_content or tool_calls where there are some.
+
+`train: False` marks an answer that is given, not learnt; no template asks for it."""
 
 _CONTENT_KEYS = ("content", "reasoning_content", "thinking")
 
@@ -40,7 +42,20 @@ def has_control(turns: Sequence[Turn], pattern: re.Pattern[str]) -> bool:
     return any(pattern.search(turn[key]) for turn in turns for key in _CONTENT_KEYS if key in turn)
 
 
-def inert(turns: Sequence[Turn], nonce: str) -> tuple[list[dict[str, str]], dict[str, tuple[str, str]]]:
+def texts_in(value: Any) -> Iterator[str]:
+    """Every text of a JSON value, keys included: what tools and their calls may bring into a prompt."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from texts_in(key)
+            yield from texts_in(inner)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from texts_in(inner)
+
+
+def inert(turns: Sequence[Turn], nonce: str) -> tuple[list[dict[str, Any]], dict[str, tuple[str, str]]]:
     """The same turns around placeholders, and what each placeholder stands for: (role, text)."""
     stands_for: dict[str, tuple[str, str]] = {}
     known: dict[tuple[int, str], str] = {}

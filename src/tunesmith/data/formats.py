@@ -8,21 +8,19 @@ r"""Tell what a row's columns mean, and turn it into a record.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from itertools import chain
+from typing import Any, get_args
 
-from tunesmith.data.records import Chat, Message, Record, Role, Text
+from tunesmith.data.faults import Fault, Unfit, fix_of, is_blank, kind_of, list_at, text_at
+from tunesmith.data.judged import LABELS, is_label, read_choice, read_kto, read_preference
+from tunesmith.data.records import Chat, Message, Record, Text
+from tunesmith.data.turns import read_chat, read_tools
 from tunesmith.errors import DataError
 from tunesmith.recipe import DataFormat
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Why a row is no record: a short countable reason, and the detail in words."""
-
-    reason: str
-    detail: str
+__all__ = ["Fault", "Recognition", "check_columns", "explain", "fix_of", "recognise", "to_record"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class Recognition:
     why: str
 
 
-# What prompt and response may be called when `columns` does not say; the first pair a row has is taken.
+# What prompt and response may be called when `columns` does not say.
 PAIRS: tuple[tuple[str, str], ...] = (
     ("prompt", "response"),
     ("question", "answer"),
@@ -42,32 +40,53 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("question", "response"),
     ("input", "output"),
 )
+TEXTS = ("text", "paragraphs", "content")
+DIALOGUES = ("conversations", "conversation", "dialogue", "dialog")
+_TURN = ("system", "tools")
 COLUMNS: Mapping[DataFormat, tuple[str, ...]] = {
-    "messages": ("messages", "role", "content", "reasoning_content"),
-    "alpaca": ("instruction", "input", "output", "system", "history"),
-    "prompt_response": ("prompt", "response", "system", "history"),
-    "history": ("prompt", "response", "history", "system"),
+    "messages": ("messages", "role", "content", "reasoning_content", *_TURN),
+    "sharegpt": ("conversations", "from", "value", "reasoning_content", *_TURN),
+    "alpaca": ("instruction", "input", "output", "history", *_TURN),
+    "prompt_response": ("prompt", "response", "history", *_TURN),
+    "history": ("prompt", "response", "history", *_TURN),
     "text": ("text",),
+    "preference": ("prompt", "chosen", "rejected", "role", "content", "reasoning_content", *_TURN),
+    "kto": ("messages", "prompt", "completion", "label", "role", "content", "reasoning_content", *_TURN),
+    "choice": ("question", "options", "answer"),
 }
-REQUIRED: Mapping[DataFormat, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "alpaca": ("instruction", "output"),
-    "prompt_response": ("prompt", "response"),
-    "history": ("prompt", "response", "history"),
-    "text": ("text",),
-}
-# Known by what their rows have, but not read yet: better a clear word than a wrong guess.
-_LATER: Mapping[str, tuple[tuple[str, ...], ...]] = {
+# Sets of keys that speak for a format; each by itself is enough.
+NEEDED: Mapping[DataFormat, tuple[tuple[str, ...], ...]] = {
+    "messages": (("messages",),),
+    "sharegpt": tuple((name,) for name in DIALOGUES),
+    "alpaca": (("instruction", "output"),),
+    "prompt_response": PAIRS,
+    "history": (("prompt", "response", "history"),),
+    "text": tuple((name,) for name in TEXTS),
     "preference": (("chosen", "rejected"),),
-    "kto": (("messages", "label"), ("prompt", "completion", "label")),
-    "sharegpt": (("conversations",), ("conversation",)),
-    "choice": (("question", "options"), ("question", "choices")),
+    "kto": tuple(
+        (*keys, label)
+        for label in LABELS
+        for keys in (("messages",), ("conversations",), ("prompt", "completion"), ("prompt", "response"))
+    ),
+    "choice": (
+        ("question", "options", "answer"),
+        ("question", "choices", "answer"),
+        ("question", "choices", "answerKey"),
+        ("question", "A", "B", "answer"),
+        ("Question", "A", "B", "Answer"),
+    ),
 }
-_ORDER = (*_LATER, "messages", "alpaca", "history", "prompt_response", "text")
+# What else of a row a format reads under other names than its own.
+_ALSO: Mapping[DataFormat, tuple[str, ...]] = {
+    "preference": ("question", "instruction", "input", "messages", *DIALOGUES[:2]),
+    "kto": ("conversations", "instruction", "input", "question"),
+    "choice": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+}
+_Fit = tuple[DataFormat, tuple[str, ...]]
 
 
 def recognise(rows: Iterable[Any], path: str, columns: Mapping[str, str]) -> DataFormat:
-    """The format most of these rows fit. Raises DataError, with the keys found, when none does."""
+    """The format most of these rows fit. Raises DataError, with the keys found, when none or two do."""
     return explain(rows, path, columns).format
 
 
@@ -78,46 +97,81 @@ def explain(rows: Iterable[Any], path: str, columns: Mapping[str, str]) -> Recog
         raise DataError.at(
             path, "has no row that is a JSON object", 'give rows such as {"prompt": .., "response": ..}'
         )
-    fits: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for row in objects:
-        fits.update(_candidates(row.keys(), columns))
+    of_rows = [_fits(row, columns) for row in objects]
+    fits = Counter(chain.from_iterable(of_rows))
     if not fits:
-        shown = Counter(key for row in objects for key in row).most_common(12)
-        raise DataError.at(
-            path,
-            f"is in no known format; rows have the keys {', '.join(f'{key!r:.40}' for key, _ in shown)}"
-            + (f" (columns: looks for {', '.join(sorted(columns.values()))})" if columns else ""),
-            "name the columns, such as columns: {prompt: question, response: answer}; the formats want "
-            + "; ".join(f"{name}: {', '.join(needed)}" for name, needed in REQUIRED.items()),
-        )
-    # most rows decide; among equals the more telling format, which is the one that stands first
-    (name, needed), count = max(fits.items(), key=lambda item: (item[1], -_ORDER.index(item[0][0])))
+        _raise_unknown(objects, path, columns)
+    (best, count), *others = fits.most_common()
+    for other, times in others:
+        together = sum(best in found and other in found for found in of_rows)
+        if times == count or 2 * together > count:
+            _raise_ambiguous(path, best, other)
     rows = "rows" if count == len(objects) else f"{count} of the first {len(objects)} rows"
-    why = f"{rows} have {_listed(needed)}"
-    if name in _LATER:
-        raise DataError.at(
-            path,
-            f"looks like {name} ({why}), which is not read yet",
-            f"convert it to one of {', '.join(get_args(DataFormat))}, or map its names with columns:",
-        )
-    return Recognition(cast(DataFormat, name), why)
+    read = {*best[1], *_known(best[0], columns)}
+    unread = dict.fromkeys(key for row in objects for key in row if key not in read)
+    rest = f"; not read: {', '.join(f'{key!r:.40}' for key in list(unread)[:8])}" if unread else ""
+    return Recognition(best[0], f"{rows} have {_listed(best[1])}{rest}")
 
 
-def _candidates(keys: Set[str], columns: Mapping[str, str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(format, the keys that speak for it) for each format that a row with these keys could be."""
-    for name, choices in {} if columns else _LATER.items():
-        yield from ((name, needed) for needed in choices if keys >= set(needed))
+def _fits(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[_Fit]:
+    """(format, the keys that speak for it) for each format this row could be; the more telling ones only."""
+    keys = {key for key, value in row.items() if value is not None}
+    found = _candidates(row, keys, columns) or _candidates(row, row.keys(), columns)
+    return [fit for fit in found if not any(_beats(other, fit, columns) for other in found)]
+
+
+def _beats(one: _Fit, other: _Fit, columns: Mapping[str, str]) -> bool:
+    """Whether one is the more telling: it reads all that speaks for the other, and more."""
+    if one[0] == other[0]:
+        return set(one[1]) > set(other[1])
+    reads, others = ({*needed, *_known(name, columns)} for name, needed in (one, other))
+    return set(one[1]) > set(other[1]) or (reads >= set(other[1]) and not others >= set(one[1]))
+
+
+def _candidates(row: Mapping[str, Any], keys: Iterable[str], columns: Mapping[str, str]) -> list[_Fit]:
+    keys = set(keys)
+    found: list[_Fit] = []
     for format in get_args(DataFormat):
         if not set(columns) <= set(COLUMNS[format]):
             continue
-        names = _columns(format, columns)
-        wanted = [names]
-        if "prompt" in names and not {"prompt", "response"} & set(columns):
-            wanted = [{**names, "prompt": prompt, "response": response} for prompt, response in PAIRS]
-        for chosen in wanted:
-            needed = tuple(chosen[name] for name in REQUIRED[format])
-            if keys >= set(needed):
-                yield format, needed
+        for names in NEEDED[format]:
+            needed = tuple(columns.get(name, name) for name in _renamed(format, names, columns))
+            label = set(LABELS) & set(names)
+            if keys >= set(needed) and (not label or any(is_label(row[key]) for key in needed[-1:])):
+                found.append((format, needed))
+    return list(dict.fromkeys(found))
+
+
+def _renamed(format: DataFormat, names: Sequence[str], columns: Mapping[str, str]) -> Sequence[str]:
+    """Where `columns` says one of the format's names, its usual other names do not count."""
+    first = NEEDED[format][0]
+    return first if set(first) & set(columns) else names
+
+
+def _known(format: DataFormat, columns: Mapping[str, str]) -> set[str]:
+    """Keys of a row that a format reads, if they are there."""
+    return {columns.get(name, name) for name in COLUMNS[format]} | set(_ALSO.get(format, ()))
+
+
+def _raise_unknown(objects: Sequence[Mapping[str, Any]], path: str, columns: Mapping[str, str]) -> None:
+    shown = Counter(key for row in objects for key in row).most_common(12)
+    raise DataError.at(
+        path,
+        f"is in no known format; rows have the keys {', '.join(f'{key!r:.40}' for key, _ in shown)}"
+        + (f" (columns: looks for {', '.join(sorted(columns.values()))})" if columns else ""),
+        "name the columns, such as columns: {prompt: question, response: answer}; the formats want "
+        + "; ".join(f"{name}: {', '.join(needed[0])}" for name, needed in NEEDED.items()),
+    )
+
+
+def _raise_ambiguous(path: str, one: _Fit, other: _Fit) -> None:
+    if one[0] == other[0]:
+        wanted = dict(zip(NEEDED[one[0]][0], one[1]))
+        fix = f"say which, such as columns: {{{', '.join(f'{a}: {b}' for a, b in wanted.items())}}}"
+    else:
+        fix = f"say which: format: {one[0]}, or format: {other[0]}"
+    fits = " and ".join(f"{name} ({_listed(needed)})" for name, needed in (one, other))
+    raise DataError.at(path, f"fits two formats: {fits}", fix)
 
 
 def _columns(format: DataFormat, columns: Mapping[str, str]) -> dict[str, str]:
@@ -139,199 +193,91 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(f"{name!r:.40}" for name in names)
 
 
-_FIXES: Mapping[str, str] = {
-    "broken_json": "write the row as valid JSON",
-    "duplicate_key": "keep one of the two",
-    "not_a_number": "use null, or leave the key out",
-    "wrong_encoding": "save the file as UTF-8",
-    "lone_surrogate": "write the whole character, or remove it",
-    "nul_character": "remove it",
-    "row_too_large": "split the row",
-    "missing_key": "add it, or map the names: columns",
-    "wrong_type": "give what is needed there",
-    "empty_messages": "fill in the dialogue, or remove the row",
-    "empty_prompt": "fill in the question, or remove the row",
-    "empty_answer": "fill in the answer, or remove the row",
-    "empty_text": "remove the row",
-    "no_answer": "add an answer, or use objective: pretrain",
-    "roles_out_of_order": "let user and assistant take turns; the assistant ends",
-    "unknown_role": "use system, user and assistant",
-    "tools_not_supported": "leave these rows out for now",
-    "weight_not_supported": "remove the weight, or the row",
-    "too_long": "raise data.max_length, or choose another data.overlength",
-}
-
-
-def fix_of(reason: str) -> str:
-    """What to do about a bad row."""
-    return _FIXES.get(reason, "leave the row out, or set data.template: plain")
-
-
-class _Unfit(Exception):
-    """A row that is no record; carries the fault."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.fault = Fault(reason, detail)
-
-
 def to_record(value: Any, format: DataFormat, columns: Mapping[str, str]) -> Record | Fault:
     """What the row means, or why it means nothing. Never raises, whatever the value."""
     try:
         if not isinstance(value, dict):
-            raise _Unfit("wrong_type", f"the row is {_kind(value)}, an object is needed")
-        if value.get("tools"):
-            raise _Unfit(
-                "tools_not_supported", "tools are not read yet; leaving them out would change the prompt"
-            )
+            raise Unfit("wrong_type", f"the row is {kind_of(value)}, an object is needed")
         return _READERS[format](value, _columns(format, columns), columns)
-    except _Unfit as unfit:
+    except Unfit as unfit:
         return unfit.fault
 
 
-def _kind(value: Any) -> str:
-    """The JSON name of a value's type."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
-
-
-def _text(row: Mapping[str, Any], key: str, where: str, required: bool = True) -> str:
-    """The string at `key`. A missing or null optional one is empty."""
-    if key not in row:
-        if not required:
-            return ""
-        raise _Unfit(
-            "missing_key", f"{where} is missing; the row has {', '.join(map(repr, list(row)[:8]))[:200]}"
-        )
-    value = row[key]
-    if value is None and not required:
-        return ""
-    if not isinstance(value, str):
-        parts = isinstance(value, list) and all(isinstance(part, dict) and "type" in part for part in value)
-        more = " of typed parts, which are not read yet" if value and parts else ""
-        raise _Unfit("wrong_type", f"{where} is {_kind(value)}{more}, a string is needed")
-    return value
-
-
-def _is_blank(text: str) -> bool:
-    return not text.strip()
-
-
-def _turns(pairs: Sequence[tuple[str, str, str]], system: str) -> Chat:
+def _turns(pairs: Sequence[tuple[str, str, str]], system: str, tools: tuple[Mapping[str, Any], ...]) -> Chat:
     """A chat of (prompt, response, where) rounds, oldest first."""
-    messages = [] if _is_blank(system) else [Message("system", system)]
+    messages = [] if is_blank(system) else [Message("system", system)]
     for prompt, response, where in pairs:
-        if _is_blank(prompt):
-            raise _Unfit("empty_prompt", f"{where} has an empty prompt")
-        if _is_blank(response):
-            raise _Unfit("empty_answer", f"{where} has an empty answer")
+        if is_blank(prompt):
+            raise Unfit("empty_prompt", f"{where} has an empty prompt")
+        if is_blank(response):
+            raise Unfit("empty_answer", f"{where} has an empty answer")
         messages += [Message("user", prompt), Message("assistant", response)]
-    return Chat(tuple(messages))
+    return Chat(tuple(messages), tools)
 
 
 def _history(row: Mapping[str, Any], key: str) -> list[tuple[str, str, str]]:
     """Earlier rounds, oldest first (note 001, point 16)."""
-    rounds = row.get(key)
-    if rounds is None:
+    if row.get(key) in (None, ""):
         return []
-    if not isinstance(rounds, list):
-        raise _Unfit("wrong_type", f"{key} is {_kind(rounds)}, a list of [prompt, response] is needed")
+    rounds = list_at(row, key, key, "a list of [prompt, response]")
     for i, pair in enumerate(rounds):
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise _Unfit("wrong_type", f"{key}[{i}] is no pair of strings [prompt, response]")
+            raise Unfit("wrong_type", f"{key}[{i}] is no pair of strings [prompt, response]")
     return [(prompt, response, f"{key}[{i}]") for i, (prompt, response) in enumerate(rounds)]
 
 
 def _read_alpaca(row: Mapping[str, Any], names: Mapping[str, str], _: Mapping[str, str]) -> Record:
-    instruction = _text(row, names["instruction"], names["instruction"])
-    given = _text(row, names["input"], names["input"], required=False)
-    output = _text(row, names["output"], names["output"])
-    prompt = "\n".join(part for part in (instruction, given) if not _is_blank(part))
-    system = _text(row, names["system"], names["system"], required=False)
-    return _turns([*_history(row, names["history"]), (prompt, output, "the row")], system)
+    instruction = text_at(row, names["instruction"], names["instruction"])
+    given = text_at(row, names["input"], names["input"], required=False)
+    output = text_at(row, names["output"], names["output"])
+    prompt = "\n".join(part for part in (instruction, given) if not is_blank(part))
+    system = text_at(row, names["system"], names["system"], required=False)
+    rounds = [*_history(row, names["history"]), (prompt, output, "the row")]
+    return _turns(rounds, system, read_tools(row, names["tools"]))
 
 
 def _read_pair(row: Mapping[str, Any], names: Mapping[str, str], columns: Mapping[str, str]) -> Record:
     prompt, response = names["prompt"], names["response"]
     if not {"prompt", "response"} & set(columns):
         prompt, response = next((pair for pair in PAIRS if set(pair) <= set(row)), (prompt, response))
-    last = (_text(row, prompt, prompt), _text(row, response, response), "the row")
-    return _turns(
-        [*_history(row, names["history"]), last], _text(row, names["system"], names["system"], required=False)
-    )
+    last = (text_at(row, prompt, prompt), text_at(row, response, response), "the row")
+    system = text_at(row, names["system"], names["system"], required=False)
+    return _turns([*_history(row, names["history"]), last], system, read_tools(row, names["tools"]))
 
 
-def _read_text(row: Mapping[str, Any], names: Mapping[str, str], _: Mapping[str, str]) -> Record:
-    text = _text(row, names["text"], names["text"])
-    if _is_blank(text):
-        raise _Unfit("empty_text", f"{names['text']} is empty")
-    return Text(text)
+def _read_text(row: Mapping[str, Any], names: Mapping[str, str], columns: Mapping[str, str]) -> Record:
+    key = names["text"]
+    if "text" not in columns:
+        key = next((name for name in TEXTS if row.get(name) is not None), key)
+    value = row.get(key)
+    if key == "paragraphs" and isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)
+    else:
+        value = text_at(row, key, key)
+    if is_blank(value):
+        raise Unfit("empty_text", f"{key} is empty")
+    return Text(value)
 
 
 def _read_messages(row: Mapping[str, Any], names: Mapping[str, str], _: Mapping[str, str]) -> Record:
-    key = names["messages"]
-    if key not in row:
-        raise _Unfit(
-            "missing_key", f"{key} is missing; the row has {', '.join(map(repr, list(row)[:8]))[:200]}"
-        )
-    turns = row[key]
-    if not isinstance(turns, list):
-        raise _Unfit("wrong_type", f"{key} is {_kind(turns)}, a list of turns is needed")
-    if not turns:
-        raise _Unfit("empty_messages", f"{key} is an empty list")
-    messages = tuple(_message(turn, f"{key}[{i}]", names) for i, turn in enumerate(turns))
-    _check_order(messages, key)
-    return Chat(messages)
+    return read_chat(row, names["messages"], names)
 
 
-_ROLES: Mapping[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-_EMPTY = {"user": "empty_prompt", "assistant": "empty_answer"}
-
-
-def _message(turn: Any, where: str, names: Mapping[str, str]) -> Message:
-    if not isinstance(turn, dict):
-        raise _Unfit("wrong_type", f"{where} is {_kind(turn)}, an object is needed")
-    name = _text(turn, names["role"], f"{where}.{names['role']}")
-    role = _ROLES.get(name)
-    if role is None:
-        more = "; tool turns are not read yet" if name in ("tool", "function") else ""
-        raise _Unfit(
-            "unknown_role", f"{where} has the role {name!r:.40}; system, user, assistant exist{more}"
-        )
-    if turn.get("tool_calls"):
-        raise _Unfit("tools_not_supported", f"{where} calls tools, which are not read yet")
-    content = _text(turn, names["content"], f"{where}.{names['content']}")
-    if _is_blank(content) and role in _EMPTY:
-        raise _Unfit(_EMPTY[role], f"{where}.{names['content']} is empty")
-    weight = turn.get("loss_weight", turn.get("weight", 1))
-    if role == "assistant" and weight not in (None, 1):
-        raise _Unfit(
-            "weight_not_supported", f"{where} has a weight of {weight!r:.20}; every answer is learnt"
-        )
-    key = names["reasoning_content"]
-    reasoning = _text(turn, key, f"{where}.{key}", required=False) if role == "assistant" else ""
-    return Message(role, content, reasoning or None)
-
-
-def _check_order(messages: Sequence[Message], key: str) -> None:
-    """System first or not at all, then user and assistant in turn, the assistant last."""
-    first = 1 if messages[0].role == "system" else 0
-    if not any(message.role == "assistant" for message in messages):
-        raise _Unfit("no_answer", f"{key} has no assistant turn")
-    for i, message in enumerate(messages[first:]):
-        expected = ("user", "assistant")[i % 2]
-        if message.role != expected:
-            raise _Unfit(
-                "roles_out_of_order", f"{key}[{i + first}] is a {message.role} turn where {expected} is due"
-            )
-    if messages[-1].role != "assistant":
-        raise _Unfit("roles_out_of_order", f"{key} ends with a user turn that nothing answers")
+def _read_sharegpt(row: Mapping[str, Any], names: Mapping[str, str], columns: Mapping[str, str]) -> Record:
+    key = names["conversations"]
+    if "conversations" not in columns:
+        key = next((name for name in DIALOGUES if row.get(name) is not None), key)
+    return read_chat(row, key, {**names, "role": names["from"], "content": names["value"]})
 
 
 _READERS: Mapping[DataFormat, Callable[[Mapping[str, Any], Mapping[str, str], Mapping[str, str]], Record]] = {
     "messages": _read_messages,
+    "sharegpt": _read_sharegpt,
     "alpaca": _read_alpaca,
     "prompt_response": _read_pair,
     "history": _read_pair,
     "text": _read_text,
+    "preference": read_preference,
+    "kto": read_kto,
+    "choice": read_choice,
 }

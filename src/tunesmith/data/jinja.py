@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -122,6 +123,7 @@ class JinjaTemplate:
         self.source = source
         self.has_generation = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._special_tokens = dict(special_tokens)
+        self._tools: list[Any] | None = None
         try:
             self._template = _compile(source)
         except jinja2.TemplateError as error:
@@ -131,23 +133,33 @@ class JinjaTemplate:
         """The parsed source."""
         return self._template.environment.parse(self.source)
 
+    def with_tools(self, tools: Sequence[Mapping[str, Any]]) -> JinjaTemplate:
+        """The same template, told of these tools."""
+        told = copy.copy(self)
+        told._tools = [dict(tool) for tool in tools] or None
+        return told
+
     def mentions(self, word: str) -> bool:
         """Whether the source speaks of `word` at all."""
         return word in self.source
 
     def write(
-        self, messages: Sequence[Mapping[str, str]], generation_prompt: bool, **options: bool
+        self, messages: Sequence[Mapping[str, Any]], generation_prompt: bool, **options: bool
     ) -> Written:
         """The text of the messages, as tokenizer.apply_chat_template gives it; no spans for a prompt.
 
         Raises TemplateRefusal.
         """
-        marks = _marks_apart_from(messages) if self.has_generation and not generation_prompt else None
+        marks = (
+            _marks_apart_from([*messages, *(self._tools or ())])
+            if self.has_generation and not generation_prompt
+            else None
+        )
         try:
             text = self._template.render(
                 **{**self._special_tokens, **options},
                 messages=messages,
-                tools=None,
+                tools=self._tools,
                 documents=None,
                 add_generation_prompt=generation_prompt,
                 **{_MARKS: marks},
@@ -161,9 +173,13 @@ class JinjaTemplate:
         return _without_marks(text, marks) if marks else Written(text)
 
 
-def _marks_apart_from(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+def _marks_apart_from(messages: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Two characters that no message contains."""
-    values = [value for message in messages for value in message.values()]
+    values = [
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for message in messages
+        for value in message.values()
+    ]
     if not any(map(_MARK_LIKE.search, values)):
         return chr(_FIRST_MARK), chr(_FIRST_MARK + 1)
     taken = set().union(*values)

@@ -67,7 +67,7 @@ def _against_inference(record: Chat, result: Rendered, template: ChatTemplate) -
     """Each answer must begin where a prompt that chat would give ends, behind the very same tokens."""
     turns = [i for i, message in enumerate(record.messages) if message.role == "assistant"]
     prompts = [
-        np.asarray(template.prompt_ids(record.messages[:turn], thinking))
+        np.asarray(template.prompt_ids(record.messages[:turn], thinking, record.tools))
         for turn in turns
         for thinking in (None, True, False)
     ]

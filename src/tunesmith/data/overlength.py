@@ -144,7 +144,10 @@ def _part(
     address: str,
     max_length: int,
 ) -> Rendering | None:
-    """Some exchanges with the system turn as one sample; None if that is too long."""
+    """Some exchanges with the system turn as one sample; None if that is too long, or nothing is learnt."""
+    said = [turn for each in exchanges for turn in draft.turns[each.first : each.end]]
+    if not any(turn["role"] == "assistant" and turn.get("train", True) for turn in said):
+        return None
     turns = [*draft.turns[:head], *draft.turns[exchanges[0].first : exchanges[-1].end]]
     rendering = _without_tail(draft_one(template, turns, address, draft), max_length)
     if len(rendering.ids) > max_length:
@@ -191,7 +194,7 @@ def _place_of(template: ChatTemplate, draft: Draft, number: int) -> int:
     # The template writes the answer before it differently while it is the last (Qwen3's thoughts, Phi-3's
     # EOS). Behind another question it is written as here: both texts part in the question's first letter.
     letter = "y" if turns[number]["content"].lstrip().startswith("x") else "x"
-    behind = template.text([*turns[:number], {"role": "user", "content": letter}])
+    behind = template.text([*turns[:number], {"role": turns[number]["role"], "content": letter}])
     stop = template.stop
     end = text.rfind(stop.text, 0, _common(behind, text)) + len(stop.text)
     rest = stop.tail[stop.end_in_tail :]

@@ -6,7 +6,7 @@ keys  --split-->  train (one set a source) | validation | test          equal ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,12 @@ from tunesmith.recipe import Data, ObjectiveKind, Source
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+# Formats that are read, checked and shown, but that no objective learns from yet.
+NOT_TRAINED: Mapping[str | None, str] = {
+    "preference": "which sft and pretrain cannot learn from; no objective for pairs exists yet",
+    "kto": "which sft and pretrain cannot learn from: half of such answers are meant as bad ones",
+    "choice": "which are for evaluation: name the file in evaluation.tasks",
+}
 SPELT = 50  # bad rows named one by one; the rest are counted
 
 
@@ -58,13 +64,17 @@ def prepare(
     template: ChatTemplate,
     seed: int,
     reporter: Reporter | None = None,
+    training: bool = True,
 ) -> Prepared:
-    """Read, convert, render, split and collect. Raises DataError with all bad rows at once."""
+    """Read, convert, render, split and collect. Raises DataError with all bad rows at once.
+
+    Comparisons and questions are no training data yet; `training=False` takes them too, to be counted.
+    """
     reporter = reporter or Silent()
     inputs = inputs_of(data)
     _require_files(source.path for _, source in inputs)
     before = [hash_file(source.path) for _, source in inputs]
-    reading = _Reading(data, objective, tokenizer, template, reporter)
+    reading = _Reading(data, objective, tokenizer, template, reporter, training)
     if data.on_bad_row == "error":  # reading costs a hundredth of rendering: a late bad row is told early
         reading.scan(inputs)
     for use, source in inputs:
@@ -113,6 +123,7 @@ class _Reading:
         tokenizer: PreTrainedTokenizerFast,
         template: ChatTemplate,
         reporter: Reporter,
+        training: bool,
     ) -> None:
         self.data, self.objective, self.template, self.reporter = data, objective, template, reporter
         self.bos_id = tokenizer.bos_token_id
@@ -123,6 +134,7 @@ class _Reading:
         self.broken_files: list[Problem] = []
         self.held_out = HeldOut()
         self.left = data.limit
+        self.training = training
 
     def scan(self, inputs: Iterable[tuple[Split, Source]]) -> None:
         """Look for bad rows without rendering any; raises them all."""
@@ -139,6 +151,11 @@ class _Reading:
             opened = open_source(source, self.reporter)
         except DataError as error:  # told together with the bad rows of other files
             self.broken_files += error.problems
+            return
+        if opened.format in NOT_TRAINED and self.training:
+            what = f"holds rows of format {opened.format}, {NOT_TRAINED[opened.format]}"
+            fix = "convert what is to be learnt to messages; tunesmith data check and show read it as it is"
+            self.broken_files.append(Problem(source.path, what, fix))
             return
         got = Gathered(source, use, SourceAccount(source.path, opened.format, use))
         self.sources.append(got)

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from tunesmith.data.control import Turn
-from tunesmith.data.records import Record, Text
+from tunesmith.data.records import Chat, Record, Text, as_chats
 from tunesmith.data.samples import Rendering
 from tunesmith.data.template import Answer, ChatTemplate, Encoded, Refused, borders_in
 from tunesmith.recipe import ObjectiveKind
@@ -76,11 +76,14 @@ def render(
 
     if isinstance(record, Text):
         return document(template.document_ids(record.text), address, max_length)
+    if not isinstance(record, Chat):
+        return _each(record, address, template, objective, max_length, overlength)
     if not record.messages or record.messages[-1].role != "assistant":
         return Drop("no_answer", "the dialogue does not end with an answer")
     turns = template.turns(record.messages)
     every_token = objective == "pretrain"
     try:
+        template = template.for_tools(record.tools)
         drafts = draft(template, turns, address, every_token)
         if not drafts:
             return Drop("nothing_learnt", "the dialogue has no answer that the template lets a model learn")
@@ -93,6 +96,27 @@ def render(
         return fit(template, drafts, address, every_token, max_length, overlength)
     except Refused as refused:
         return Drop(refused.reason, refused.detail)
+
+
+def _each(
+    record: Record,
+    address: str,
+    template: ChatTemplate,
+    objective: ObjectiveKind,
+    max_length: int,
+    overlength: Overlength,
+) -> Rendered | Drop:
+    """Each dialogue of a record that holds several, such as both answers of a preference pair."""
+    found = [render(chat, address, template, objective, max_length, overlength) for chat in as_chats(record)]
+    if drop := next((each for each in found if isinstance(each, Drop)), None):
+        return drop
+    parts = [each for each in found if isinstance(each, Rendered)]
+    return Rendered(
+        tuple(rendering for each in parts for rendering in each.renderings),
+        next((each.fate for each in parts if each.fate != "whole"), "whole"),
+        sum(each.tokens_in for each in parts),
+        sum(each.tokens_repeated for each in parts),
+    )
 
 
 def document(ids: Sequence[int], address: str, max_length: int) -> Rendered | Drop:
@@ -133,6 +157,8 @@ def draft_one(template: ChatTemplate, turns: Sequence[Turn], address: str, like:
     if like.turn is None:
         every_token = bool(like.rendering.learnt[1:].all())
         drafts = draft(template, turns, address, every_token)
+        if not drafts:
+            raise Refused("nothing_learnt", "no answer is left to learn in the shortened dialogue")
         if len(drafts) != 1:
             raise Refused("template_unstable", "the template writes the shortened dialogue differently")
         return drafts[0]

@@ -8,12 +8,13 @@ text    [ train ............ | validation | test ]   blocks at the end: neighbou
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.data.records import Chat, Message, Record, Text
+from tunesmith.data.records import Chat, Message, Record, Text, as_chats
 from tunesmith.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -24,8 +25,12 @@ def row_keys(record: Record) -> tuple[Key, ...]:
     """A digest for each beginning of the row that ends with an answer; the last is the whole row's."""
     if isinstance(record, Text):
         return (_digest(record.text.encode("utf-8", "surrogatepass")),)
-    assert isinstance(record, Chat)
+    if not isinstance(record, Chat):
+        chats = as_chats(record)
+        name = f"{type(record).__name__} {getattr(record, 'desirable', '')}"
+        return (_digest(b"".join([name.encode(), *(_spell_all(chat, chat.messages) for chat in chats)])),)
     running = hashlib.blake2b(b"chat", digest_size=16)
+    running.update(_spell_all(record, ()))
     keys = []
     for message in record.messages:
         running.update(_spell(message))
@@ -36,14 +41,24 @@ def row_keys(record: Record) -> tuple[Key, ...]:
 
 def prompt_key(chat: Chat) -> Key:
     """A digest of all that stands before the last answer."""
-    return _digest(b"".join(map(_spell, chat.messages[:-1])))
+    return _digest(_spell_all(chat, chat.messages[:-1]))
+
+
+def _spell_all(chat: Chat, messages: Sequence[Message]) -> bytes:
+    tools = _json(list(chat.tools)) if chat.tools else b""
+    return b"".join([tools, *map(_spell, messages)])
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
 
 
 def _spell(message: Message) -> bytes:
     """Sizes before texts: no two different messages, nor rows of them, are spelt alike."""
     thought = "" if message.reasoning is None else f"{len(message.reasoning)} {message.reasoning}"
     text = f"{message.role} {len(message.content)} {len(thought)} {message.content}{thought}"
-    return text.encode("utf-8", "surrogatepass")
+    calls = _json([(call.name, dict(call.arguments)) for call in message.calls]) if message.calls else b""
+    return text.encode("utf-8", "surrogatepass") + calls
 
 
 def _digest(data: bytes) -> Key:

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from tunesmith.data.control import ControlGuard, Turn, has_control, inert
+from tunesmith.data.control import ControlGuard, Turn, has_control, inert, texts_in
 from tunesmith.data.encode import Coder, ControlTokens, Tokens
 from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal
 from tunesmith.data.records import Message
@@ -100,6 +102,7 @@ class ChatTemplate:
         self._pattern = self.control.pattern()
         self._guard = ControlGuard(backend, self.control, self.coder)
         self._expected: dict[tuple[object, ...], list[int]] = {}
+        self._tool_names: tuple[str, ...] = ()
         try:
             self._jinja = JinjaTemplate(source, tokenizer.special_tokens_map)
             variables = meta.find_undeclared_variables(self._jinja.syntax_tree())
@@ -141,7 +144,27 @@ class ChatTemplate:
         plain = tokenizer.eos_token_id is not None and source == plain_source(tokenizer)
         return cls(tokenizer, "plain" if plain else "own", source)
 
-    def prompt_ids(self, messages: Sequence[Message], thinking: bool | None = None) -> list[int]:
+    def for_tools(self, tools: Sequence[Mapping[str, Any]]) -> ChatTemplate:
+        """The same template, told of a dialogue's tools; itself where there are none.
+
+        Raises Refused where a tool's text holds a control token.
+        """
+        if not tools:
+            return self
+        if found := next(filter(None, map(self._pattern.search, texts_in(tools))), None):
+            raise Refused("control_tokens", f"a tool holds the control token {found.group()!r}")
+        told = copy.copy(self)
+        told._jinja = self._jinja.with_tools(tools)
+        told._tool_names = tuple(str(tool["function"]["name"]) for tool in tools)
+        told._expected = {}
+        return told
+
+    def prompt_ids(
+        self,
+        messages: Sequence[Message],
+        thinking: bool | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
         """Ids that stand before the next answer: the very ids that stand before it in training.
 
         `thinking` switches a thought on or off where the template can; None leaves it to the template.
@@ -150,13 +173,15 @@ class ChatTemplate:
         turns = self.turns(messages)
         options = {} if thinking is None else dict.fromkeys(self._switches, thinking)
 
-        def write(turns: Sequence[Turn]) -> str:
-            return self.prompt_text(turns, **options)
-
         try:
+            told = self.for_tools(tools)
+
+            def write(turns: Sequence[Turn]) -> str:
+                return told.prompt_text(turns, **options)
+
             text = write(turns)
-            borders = borders_in(text, self._past_answers(turns))
-            encoded = self.encode(text, turns, borders, (), write, f"prompt {thinking}")
+            borders = borders_in(text, told._past_answers(turns))
+            encoded = told.encode(text, turns, borders, (), write, f"prompt {thinking}")
         except TemplateRefusal as refusal:
             raise _template_error(f"refuses this dialogue: {refusal}") from refusal
         except Refused as refused:
@@ -183,9 +208,9 @@ class ChatTemplate:
         ids: list[int] = self._tokenizer.backend_tokenizer.encode(text).ids
         return ids if ids and ids[-1] == self.eos_id else [*ids, self.eos_id]
 
-    def turns(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+    def turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as templates take them; a leading <think> becomes reasoning where the template can."""
-        return [self._turn(message) for message in messages]
+        return [{**self._turn(message), **_extras(message)} for message in messages]
 
     def _turn(self, message: Message) -> dict[str, str]:
         content, thought = message.content, message.reasoning
@@ -242,6 +267,7 @@ class ChatTemplate:
             learnt = bool(inside)
             start = max(prompt_end, min(inside, default=prompt_end))
         self._check_answer_kept(turns[number], text, prompt_end)
+        learnt = learnt and turns[number].get("train", True)
         return Answer(number, text, prompt_end, start, end, learnt)
 
     def _variants(self, thinks: bool) -> list[dict[str, bool]]:
@@ -278,6 +304,9 @@ class ChatTemplate:
         for key in ("content", "reasoning_content"):
             if text.find(turn.get(key, "").strip(), prompt_end) < 0:
                 raise Refused("content_lost", f"the template does not write the answer's {key} as it is")
+        _check_calls(turn, text[prompt_end:])
+        if any(name not in text[:prompt_end] for name in self._tool_names):
+            raise Refused("tools_lost", "the template does not write the tools")
 
     def check_kept(self, turns: Sequence[Turn], text: str) -> None:
         """Whatever was said stands in the text: a template may not swallow a turn in silence. Raises Refused."""
@@ -285,6 +314,7 @@ class ChatTemplate:
             if turn["content"].strip() not in text:
                 what = f"the template does not write this {turn['role']} turn as it is"
                 raise Refused("content_lost", what)
+            _check_calls(turn, text)
 
     def encode(
         self,
@@ -302,6 +332,9 @@ class ChatTemplate:
         Raises Refused where a control token in a content cannot be kept out.
         """
         coder, tokens, private, place = self.coder, None, text, _same
+        calls = (call for turn in turns for call in turn.get("tool_calls", ()))
+        if any(self._pattern.search(said) for said in texts_in(list(calls))):
+            raise Refused("control_tokens", "a call of a tool holds a control token")
         if not has_control(turns, self._pattern):
             tokens = coder.encode(text)
             if tokens.ids[tokens.controls].tolist() != self._controls_around(turns, kind, write):
@@ -324,7 +357,7 @@ class ChatTemplate:
 
     def _controls_around(self, turns: Sequence[Turn], kind: str, write: Write) -> list[int]:
         """Control ids of such a dialogue around inert contents; cached by its shape."""
-        shape = (kind, *((turn["role"], *(bool(text.strip()) for text in turn.values())) for turn in turns))
+        shape = (kind, *(_shape(turn) for turn in turns))
         known = self._expected.get(shape)
         if known is None:
             tokens = self.coder.encode(write(inert(turns, "0000q")[0]))
@@ -356,6 +389,37 @@ class ChatTemplate:
             raise Refused("nothing_learnt", "has {% generation %} blocks, but none around an answer")
         borders = borders_in(answer.text, [answer])
         self.encode(answer.text, _PROBE, borders, [answer], lambda turns: self.answer(turns, 1).text, "probe")
+
+
+def _extras(message: Message) -> dict[str, Any]:
+    """What only some turns have: calls of tools as OpenAI writes them, and answers that are given."""
+    extras: dict[str, Any] = {} if message.train else {"train": False}
+    if message.calls:
+        extras["tool_calls"] = [
+            {
+                "type": "function",
+                **({"id": call.id} if call.id else {}),
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    return extras
+
+
+def _check_calls(turn: Turn, text: str) -> None:
+    """Each call of a tool stands in the text, with its arguments as they are or as JSON writes them."""
+    for call in turn.get("tool_calls", ()):
+        for said in texts_in(call["function"]):
+            spelt = (said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1])
+            if not any(each in text for each in spelt):
+                raise Refused("calls_lost", "the template does not write the calls of tools")
+
+
+def _shape(turn: Turn) -> tuple[object, ...]:
+    """All of a turn on which the control tokens around its contents may depend."""
+    contents = (bool(text.strip()) for text in turn.values() if isinstance(text, str))
+    calls = json.dumps(turn["tool_calls"], default=str) if "tool_calls" in turn else None
+    return (turn["role"], *contents, calls)
 
 
 def borders_in(text: str, answers: Sequence[Answer]) -> list[int]:

@@ -139,9 +139,10 @@ def _read_records(path: str) -> Iterator[_Read]:
         record = to_record(row.value, shape, {})
         if isinstance(record, Fault):
             yield _Bad(row.address, record.reason, record.detail)
-        else:
-            assert isinstance(record, Chat | Text)
+        elif isinstance(record, Chat | Text):
             yield row.address, record
+        else:
+            yield _Bad(row.address, "wrong_type", f"is a row of format {shape}, not a chat or a text")
 
 
 # ---- multiple choice --------------------------------------------------------------------------------
