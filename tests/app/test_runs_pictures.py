@@ -110,6 +110,16 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
         picture.save([empty], tmp_path / "x.jpg")
 
 
+def test_a_run_says_where_its_trackers_are(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "a")
+    folder.tracking.mkdir()
+    (folder.tracking / "wandb.json").write_text(json.dumps({"note": "kept offline; wandb sync it"}))
+    (folder.tracking / "mlflow.json").write_text("{torn")
+    document = runs.show_run(str(folder.path))
+    assert document["trackers"] == {"mlflow": "", "wandb": "kept offline; wandb sync it"}
+    assert "wandb sync it" in printed(pages.show_page(document))
+
+
 def test_a_running_mean_keeps_a_straight_line() -> None:
     assert smooth([1.0] * 90) == [1.0] * 90
     assert len(smooth([float(i) for i in range(200)])) == 200

@@ -110,6 +110,7 @@ def show_run(path: str) -> Document:
         },
         "heldout": [{"step": step, "loss_nats": loss} for step, loss in course.held_out],
         "exports": sorted(p.name for p in exports.iterdir() if p.is_dir()) if exports.is_dir() else [],
+        "trackers": _trackers(folder),
         "resumable": (folder.checkpoints / "latest").exists(),
     }
 
@@ -131,6 +132,17 @@ def compare_runs(first: str, second: str) -> Document:
             for name in dict.fromkeys([*scores_a, *scores_b])
         ],
     }
+
+
+def _trackers(folder: RunFolder) -> dict[str, str]:
+    """What each tracker says of where its part is."""
+    found = {}
+    for file in sorted(folder.tracking.glob("*.json")):
+        try:
+            found[file.stem] = str(json.loads(file.read_text(encoding="utf-8"))["note"])
+        except (OSError, ValueError, KeyError, TypeError):
+            found[file.stem] = ""
+    return found
 
 
 def _curves(path: str) -> Document:

@@ -114,7 +114,7 @@ class Trackio:
         import trackio
 
         self._trackio = trackio
-        self.id: str | None = about.id or about.name
+        self.id: str | None = about.id or f"{about.name}-{int(time.time()):x}"
         project = os.environ.get("TRACKIO_PROJECT", PROJECT)
         self.note = f"trackio show --project {project}"
         trackio.init(

@@ -66,6 +66,7 @@ def show_page(document: dict[str, Any]) -> RenderableType:
         pairs.append(("held-out", words))
     if document["exports"]:
         pairs.append(("exports", ", ".join(document["exports"])))
+    pairs += [(name, base.visible(note or "told")) for name, note in document["trackers"].items()]
     report = document["report"] or {}
     return base.page(
         base.heading("run", document["run"]),
