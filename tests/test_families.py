@@ -14,7 +14,7 @@ from tunesmith.data.records import Message
 from tunesmith.folder import read_json
 from tunesmith.recipe import Recipe, parse
 
-OWN = ("stablelm", "opt")  # through their own forward
+OWN = ("stablelm", "opt", "bloom")  # through their own forward
 
 
 def recipe(base: Path, tmp_path: Path, **changes: Any) -> Recipe:

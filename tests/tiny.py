@@ -52,6 +52,8 @@ def tiny_config(family: str = "llama", **changes: object) -> object:
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
+    if family == "bloom":
+        values |= {"n_head": 4, "n_layer": 2}
     if family == "opt":
         values |= {"ffn_dim": 48, "word_embed_proj_dim": 24}
     if family in FAMILIES:

@@ -18,7 +18,7 @@ from tunesmith.data.render import Drop, render
 from tunesmith.errors import TemplateError
 from tunesmith.evaluation.scores import Measured
 from tunesmith.evaluation.tasks import LETTERS, Item
-from tunesmith.model.generate import batches_of_like_length, context_length, left_pad, ready_to_answer
+from tunesmith.model.generate import batches_of_like_length, context_length, last_logits, ready_to_answer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -162,19 +162,15 @@ def option_scores(
 def _score_batch(
     model: Any, prompts: list[list[int]], letters: Sequence[Sequence[int]], pad_id: int
 ) -> ndarray:
-    device = model.get_input_embeddings().weight.device
     if all(len(letter) == 1 for letter in letters):  # one pass tells all letters
-        ids, mask, positions = left_pad(prompts, pad_id, device)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=1).logits
+        logits = last_logits(model, prompts, 1, pad_id)
         shares = torch.log_softmax(logits[:, -1].float(), dim=-1)
         return shares[:, [letter[0] for letter in letters]].double().cpu().numpy()
     columns = []
     for letter in letters:
         rows = [[*prompt, *letter[:-1]] for prompt in prompts]
-        ids, mask, positions = left_pad(rows, pad_id, device)
-        keep = len(letter)
-        logits = model(input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep).logits
+        logits = last_logits(model, rows, len(letter), pad_id)
         shares = torch.log_softmax(logits.float(), dim=-1)
-        wanted = torch.tensor(letter, device=device).view(1, -1, 1).expand(len(rows), -1, 1)
+        wanted = torch.tensor(letter, device=logits.device).view(1, -1, 1).expand(len(rows), -1, 1)
         columns.append(shares.gather(2, wanted)[..., 0].sum(dim=1).double().cpu().numpy())
     return np.stack(columns, axis=1)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tunesmith.data.records import Message
 from tunesmith.errors import CertificateError, Problem
 from tunesmith.folder import RunFolder, is_run, write_json
-from tunesmith.model.generate import context_length, ready_to_answer
+from tunesmith.model.generate import context_length, last_logits, ready_to_answer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,14 +90,11 @@ def probe_ids(template: ChatTemplate, own: Sequence[str], limit: int) -> list[li
 
 def probe_logits(model: nn.Module, prompts: Sequence[Sequence[int]]) -> list[Tensor]:
     """Logits at the last positions of each prompt, alone and without padding: Float[Tensor, "P V"] each."""
-    device = next(model.parameters()).device
-    logits = []
     with ready_to_answer(model):
-        for prompt in prompts:
-            ids = torch.tensor([list(prompt)], device=device)
-            out = model(input_ids=ids, logits_to_keep=min(POSITIONS, len(prompt)), use_cache=False)
-            logits.append(out.logits[0].float().cpu())
-    return logits
+        return [
+            last_logits(model, [prompt], min(POSITIONS, len(prompt)), pad_id=0)[0].float().cpu()
+            for prompt in prompts
+        ]
 
 
 def compare_logits(reference: Sequence[Tensor], other: Sequence[Tensor]) -> Difference:

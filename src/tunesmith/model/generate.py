@@ -7,6 +7,7 @@ prompts   [p p p p]        left padding, positions count real tokens only
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 # Cached tokens of one batch: 200 short prompts together, but long ones few at a time.
 BATCH_TOKENS = 32_768
+_BATCHED = ("attention_mask", "position_ids", "past_key_values", "logits_to_keep")
 OnToken = Callable[[int, int], None]
 
 
@@ -42,7 +44,9 @@ def ready_to_answer(model: nn.Module) -> Iterator[None]:
 
 def context_length(model: nn.Module) -> int:
     """Most tokens the model can hold; without a limit in its config, a very large number."""
-    return int(getattr(causal_lm(model).config, "max_position_embeddings", None) or 2**31)
+    config = causal_lm(model).config
+    named = (getattr(config, key, None) for key in ("max_position_embeddings", "seq_length"))
+    return int(next((count for count in named if count), 2**31))
 
 
 def generate(
@@ -72,16 +76,43 @@ def generate(
             )
     answers: list[list[int]] = [[] for _ in prompts]
     choose = _Chooser(temperature, {row: seed + row for row in range(len(prompts))})
+    together = _answers_in_batches(causal_lm(model))
+    lengths = [len(p) + max_new_tokens for p in prompts]
     with ready_to_answer(model):
-        for rows in batches_of_like_length([len(p) + max_new_tokens for p in prompts], batch_tokens):
+        for rows in batches_of_like_length(lengths, batch_tokens if together else 1):
             batch = _Rows(rows, [min(max_new_tokens, limit - len(prompts[row])) for row in rows])
-            for row, token in _continue(
-                model, [prompts[row] for row in rows], batch, choose, stop_ids, pad_id
+            chosen = [prompts[row] for row in rows]
+            for row, token in (
+                _continue(model, chosen, batch, choose, stop_ids, pad_id)
+                if together
+                else _continue_alone(model, list(chosen[0]), batch, choose, stop_ids)
             ):
                 answers[row].append(token)
                 if on_token is not None:
                     on_token(row, token)
     return answers
+
+
+def _answers_in_batches(lm: Any) -> bool:
+    """Whether a forward knows padding, positions and a plain key-value cache; code of its own may not."""
+    known = inspect.signature(lm.forward).parameters
+    kinds = getattr(lm.config, "layer_types", None) or ()
+    return all(name in known for name in _BATCHED) and all("attention" in kind for kind in kinds)
+
+
+def last_logits(model: Any, rows: Sequence[Sequence[int]], keep: int, pad_id: int) -> Tensor:
+    """Logits at the last `keep` tokens of each row: Float[Tensor, "N keep V"]; padded where the model knows how.
+
+    Within `ready_to_answer`.
+    """
+    device = model.get_input_embeddings().weight.device
+    if not _answers_in_batches(causal_lm(model)):
+        alone = [model(input_ids=torch.tensor([list(row)], device=device)).logits[0, -keep:] for row in rows]
+        return torch.stack(alone)
+    ids, mask, positions = left_pad(rows, pad_id, device)
+    return model(
+        input_ids=ids, attention_mask=mask, position_ids=positions, logits_to_keep=keep, use_cache=False
+    ).logits
 
 
 def batches_of_like_length(lengths: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
@@ -135,6 +166,19 @@ def left_pad(
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return ids.to(device), mask.to(device), positions.to(device)
+
+
+def _continue_alone(
+    model: Any, tokens: list[int], rows: _Rows, choose: _Chooser, stop_ids: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """One prompt without cache or padding: slow, and right for any forward."""
+    [row], [room] = rows.names, rows.room
+    for _ in range(room):
+        [token] = choose(last_logits(model, [tokens], 1, 0)[:, -1], [row])
+        if token in stop_ids:
+            return
+        tokens.append(token)
+        yield row, token
 
 
 def _continue(

@@ -78,7 +78,7 @@ def load_model(
             torch.manual_seed(seed)
             config = _new_config(model.from_config)
             loaded = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(config))
-        return _without_dropout(loaded).to(device).eval()
+        return _without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
     assert model.path is not None
     code: dict[str, Any] = {
         "trust_remote_code": model.trust_remote_code,
@@ -107,7 +107,7 @@ def load_model(
         raise ModelError.at(
             model.path, f"{bad} holds values that are not finite", "use weights that are whole"
         )
-    return _without_dropout(loaded).to(device).eval()
+    return _without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
 
 
 def _attention(config: PretrainedConfig, remote_code: bool = False) -> dict[str, Any]:

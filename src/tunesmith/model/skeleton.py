@@ -80,7 +80,7 @@ def _build(model: Model, found: FoundConfig) -> Any:
         with contextlib.redirect_stdout(said), torch.device("meta"):
             if found.values.get("auto_map") and model.trust_remote_code:
                 revision = {"revision": model.revision} if model.revision else {}
-                config = AutoConfig.from_pretrained(found.source, trust_remote_code=True, **revision)
+                config = AutoConfig.from_pretrained(str(found.source), trust_remote_code=True, **revision)
             else:
                 config = AutoConfig.for_model(**dict(found.values))
             return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, checkpointed_bytes, numbers, saved_bytes, uncertainty, what_trains
+from tunesmith.plan.activations import (
+    FP32,
+    checkpointed_bytes,
+    numbers,
+    saved_bytes,
+    uncertainty,
+    what_trains,
+)
 from tunesmith.recipe import Full, Lora, Tuning
 from tunesmith.tuning.table import trainable_parameters
 
@@ -175,7 +182,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
 
 
 def _live(load: Load, compute: int) -> float:
-    """Gradients alive while one layer goes backward: three of the inner size, or those around attention."""
+    """Gradients alive while one layer goes backward: two of the inner size, or those of q, k and v."""
     facts = load.facts
     mlp = 2 * facts.intermediate_size
     attention = 3 * facts.attention_size * load.slack

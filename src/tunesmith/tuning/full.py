@@ -65,7 +65,7 @@ class WeightTuning:
                 "ask for fewer, or use tuning: {method: full}",
             )
         # by index on the list, not by a substring such as ".1." that also fits other names
-        last = layers[len(layers) - freeze.last_layers :] if freeze.last_layers else []
+        last = list(layers)[len(layers) - freeze.last_layers :]
         ids = {id(parameter) for layer in last for parameter in layer.parameters()}
         for wanted in freeze.modules:
             found = [
