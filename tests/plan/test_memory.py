@@ -1,0 +1,154 @@
+"""Peak memory by term: exact where it is arithmetic, near what torch really allocates over a whole step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tunesmith.model.facts import facts_from_config
+from tunesmith.plan.memory import Load, forecast_memory
+from tunesmith.recipe import Freeze, Full, Lora, Tuning
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {
+        "model_type": "llama", "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 352,
+        "num_hidden_layers": 4, "num_attention_heads": 4,
+    },
+    "qwen2": {
+        "model_type": "qwen2", "vocab_size": 6000, "hidden_size": 96, "intermediate_size": 320,
+        "num_hidden_layers": 3, "num_attention_heads": 6, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    },
+    "qwen3": {
+        "model_type": "qwen3", "vocab_size": 1024, "hidden_size": 128, "intermediate_size": 256,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
+    },
+}  # fmt: skip
+TUNINGS: dict[str, Tuning] = {
+    "full": Full(method="full"),
+    "freeze": Freeze(method="freeze", last_layers=2),
+    "lora": Lora(method="lora"),
+}
+BASE = Load(
+    facts=facts_from_config(CONFIGS["llama"]), tuning=TUNINGS["lora"], device="cpu", bf16=False, frozen_bytes=4,
+    checkpointing="off", tokens=1024, targets=512, accumulates=False, slack=1.0,
+)  # fmt: skip
+
+
+def allocated(load: Load) -> int:
+    """The forecast of tensors alone."""
+    terms = forecast_memory(load).terms
+    return sum(count for name, count in terms.items() if name not in ("allocator", "framework"))
+
+
+def measure_step(config: dict[str, Any], load: Load, micro_batches: int) -> int:
+    """Peak of allocated tensors over a second step, from the profiler's memory events."""
+    import numpy as np
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tunesmith.data.samples import Sample
+    from tunesmith.engine.optim import make_adamw, set_rate
+    from tunesmith.engine.step import take_step
+    from tunesmith.kernels import attention
+    from tunesmith.model.load import checkpoint_layers
+    from tunesmith.objectives.language_modelling import summed_loss
+    from tunesmith.recipe import Optim
+    from tunesmith.tuning.build import build
+
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), attn_implementation=attention.NAME
+    )
+    method = build(load.tuning)
+    tuned = method.prepare(model, 0)
+    tuned.model.train()
+    if load.checkpointing == "full":
+        checkpoint_layers(model)
+    optimizer = make_adamw(method.parameter_groups(tuned, Optim()), (0.9, 0.999))
+    set_rate(optimizer, 1e-4)
+    ids = np.arange(128, dtype=np.int32)
+    labels = np.where(ids < 64, -100, ids).astype(np.int32)
+    samples = [Sample(ids, labels, "a:1")] * (load.tokens // 128 * micro_batches)
+
+    def step(number: int) -> None:
+        take_step(
+            tuned, optimizer, method.hooks(tuned), summed_loss, samples, 64 * len(samples), number=number,
+            micro_tokens=load.tokens, packing=True, autocast=False, grad_clip=1.0,
+        )  # fmt: skip
+
+    step(1)
+    states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+    held = sum(t.numel() * t.element_size() for t in [*tuned.model.parameters(), *states])
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
+        step(2)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return held + most
+
+
+# mutation tried: no gradient of the head, one chunk of logits, gradients of a first micro-batch forgotten
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("checkpointing", ["off", "full"])
+@pytest.mark.parametrize("method", TUNINGS)
+@pytest.mark.parametrize("family", CONFIGS)
+def test_the_forecast_is_near_what_a_step_allocates(
+    family: str, method: str, checkpointing: Any, micro_batches: int
+) -> None:
+    load = replace(
+        BASE, facts=facts_from_config(CONFIGS[family]), tuning=TUNINGS[method], checkpointing=checkpointing,
+        accumulates=micro_batches > 1,
+    )  # fmt: skip
+    measured = measure_step(CONFIGS[family], load, micro_batches)
+    assert allocated(load) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("method", TUNINGS)
+def test_weights_gradients_and_states_are_arithmetic(method: str) -> None:
+    from tunesmith.tuning.table import trainable_parameters
+
+    load = replace(BASE, tuning=TUNINGS[method], accumulates=True, frozen_bytes=2)
+    terms = forecast_memory(load).terms
+    trainable = trainable_parameters(load.tuning, load.facts)
+    own = 0 if method == "lora" else trainable
+    assert terms["weights"] == 2 * (load.facts.parameters - own) + 4 * own
+    assert terms["adapters"] == (4 * trainable if method == "lora" else 0)
+    assert terms["optimiser states"] == 8 * trainable
+    assert terms["gradients"] == 4 * trainable
+
+
+@given(
+    tokens=st.integers(1, 20_000),
+    share=st.floats(0, 1),
+    method=st.sampled_from(sorted(TUNINGS)),
+    device=st.sampled_from(["cpu", "cuda"]),
+    level=st.sampled_from(["off", "full"]),
+    bf16=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_terms_are_never_negative_and_more_tokens_never_need_less(
+    tokens: int, share: float, method: str, device: Any, level: Any, bf16: bool
+) -> None:
+    load = replace(
+        BASE, tuning=TUNINGS[method], device=device, checkpointing=level, bf16=bf16, tokens=tokens,
+        targets=max(1, int(tokens * share)),
+    )  # fmt: skip
+    memory = forecast_memory(load)
+    assert all(count >= 0 for count in memory.terms.values())
+    assert sum(memory.terms.values()) == memory.peak_bytes <= memory.device_bytes
+    more = replace(load, tokens=2 * tokens, targets=2 * load.targets)
+    assert allocated(more) >= allocated(load)
+
+
+def test_blocks_that_are_given_back_at_once_cost_nothing_extra() -> None:
+    wide = facts_from_config({**CONFIGS["llama"], "hidden_size": 8192, "intermediate_size": 16384})
+    load = replace(BASE, facts=wide, tokens=4096)
+    assert forecast_memory(load).terms["allocator"] == 0
+    assert forecast_memory(BASE).terms["allocator"] > 0
