@@ -58,26 +58,85 @@ KNOWN: dict[str, tuple[dict[str, Any], int]] = {
 
 # Published models of every other kind of family; counts as their hub pages give them.
 KNOWN |= {
-"gpt2": ({"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "n_ctx": 1024, "vocab_size": 50257}, 124_439_808),
-"gpt2-xl": ({"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024, "vocab_size": 50257}, 1_557_611_200),
-"pythia-160m": ({"model_type": "gpt_neox", "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50304, "max_position_embeddings": 2048, "tie_word_embeddings": False}, 162_322_944),
-"pythia-6.9b": ({"model_type": "gpt_neox", "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 50432, "tie_word_embeddings": False}, 6_857_302_016),
-"phi-2": ({"model_type": "phi", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 51200, "tie_word_embeddings": False}, 2_779_683_840),
-"Phi-3-mini-4k": ({"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064, "tie_word_embeddings": False}, 3_821_079_552),
-"gemma-2b": ({"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 18, "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 256000}, 2_506_172_416),
-"gemma-2-2b": ({"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000}, 2_614_341_888),
-"gemma-2-9b": ({"model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336, "num_hidden_layers": 42, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 256, "vocab_size": 256000}, 9_241_705_984),
-"gemma-3-1b": ({"model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262144}, 999_885_952),
-"OLMo-1B-hf": ({"model_type": "olmo", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 50304, "tie_word_embeddings": True}, 1_176_764_416),
-"OLMo-2-1124-7B": ({"model_type": "olmo2", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 100352, "tie_word_embeddings": False}, 7_298_617_344),
-"starcoder2-3b": ({"model_type": "starcoder2", "hidden_size": 3072, "intermediate_size": 12288, "num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "vocab_size": 49152, "use_bias": True}, 3_030_371_328),
-"SmolLM3-3B": ({"model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 128256, "tie_word_embeddings": True}, 3_075_098_624),
-"glm-4-9b-chat-hf": ({"model_type": "glm", "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 151552, "attention_bias": True, "tie_word_embeddings": False}, 9_399_951_360),
-"GLM-4-9B-0414": ({"model_type": "glm4", "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size": 151552, "attention_bias": True, "tie_word_embeddings": False}, 9_400_279_040),
-"granite-3.0-2b-base": ({"model_type": "granite", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 49155, "tie_word_embeddings": True}, 2_533_531_648),
-"c4ai-command-r-v01": ({"model_type": "cohere", "hidden_size": 8192, "intermediate_size": 22528, "num_hidden_layers": 40, "num_attention_heads": 64, "num_key_value_heads": 64, "vocab_size": 256000}, 34_980_831_232),
-"Yi-6B": ({"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size": 64000}, 6_061_035_520),
-"deepseek-llm-7b": ({"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 102400}, 6_910_365_696),
+    "gpt2": (
+         {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024,
+         "n_ctx": 1024, "vocab_size": 50257}, 124_439_808),
+    "gpt2-xl": (
+         {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024,
+         "vocab_size": 50257}, 1_557_611_200),
+    "pythia-160m": (
+         {"model_type": "gpt_neox", "hidden_size": 768, "intermediate_size": 3072,
+         "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 50304,
+         "max_position_embeddings": 2048, "tie_word_embeddings": False}, 162_322_944),
+    "pythia-6.9b": (
+         {"model_type": "gpt_neox", "hidden_size": 4096, "intermediate_size": 16384,
+         "num_hidden_layers": 32, "num_attention_heads": 32, "vocab_size": 50432,
+         "tie_word_embeddings": False}, 6_857_302_016),
+    "phi-2": (
+         {"model_type": "phi", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers":
+         32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 51200,
+         "tie_word_embeddings": False}, 2_779_683_840),
+    "Phi-3-mini-4k": (
+         {"model_type": "phi3", "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers":
+         32, "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064,
+         "tie_word_embeddings": False}, 3_821_079_552),
+    "gemma-2b": (
+         {"model_type": "gemma", "hidden_size": 2048, "intermediate_size": 16384,
+         "num_hidden_layers": 18, "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim":
+         256, "vocab_size": 256000}, 2_506_172_416),
+    "gemma-2-2b": (
+         {"model_type": "gemma2", "hidden_size": 2304, "intermediate_size": 9216,
+         "num_hidden_layers": 26, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim":
+         256, "vocab_size": 256000}, 2_614_341_888),
+    "gemma-2-9b": (
+         {"model_type": "gemma2", "hidden_size": 3584, "intermediate_size": 14336,
+         "num_hidden_layers": 42, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim":
+         256, "vocab_size": 256000}, 9_241_705_984),
+    "gemma-3-1b": (
+         {"model_type": "gemma3_text", "hidden_size": 1152, "intermediate_size": 6912,
+         "num_hidden_layers": 26, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim":
+         256, "vocab_size": 262144}, 999_885_952),
+    "OLMo-1B-hf": (
+         {"model_type": "olmo", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers":
+         16, "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 50304,
+         "tie_word_embeddings": True}, 1_176_764_416),
+    "OLMo-2-1124-7B": (
+         {"model_type": "olmo2", "hidden_size": 4096, "intermediate_size": 11008,
+         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "vocab_size": 100352, "tie_word_embeddings": False}, 7_298_617_344),
+    "starcoder2-3b": (
+         {"model_type": "starcoder2", "hidden_size": 3072, "intermediate_size": 12288,
+         "num_hidden_layers": 30, "num_attention_heads": 24, "num_key_value_heads": 2, "vocab_size":
+         49152, "use_bias": True}, 3_030_371_328),
+    "SmolLM3-3B": (
+         {"model_type": "smollm3", "hidden_size": 2048, "intermediate_size": 11008,
+         "num_hidden_layers": 36, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size":
+         128256, "tie_word_embeddings": True}, 3_075_098_624),
+    "glm-4-9b-chat-hf": (
+         {"model_type": "glm", "hidden_size": 4096, "intermediate_size": 13696, "num_hidden_layers":
+         40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "vocab_size":
+         151552, "attention_bias": True, "tie_word_embeddings": False}, 9_399_951_360),
+    "GLM-4-9B-0414": (
+         {"model_type": "glm4", "hidden_size": 4096, "intermediate_size": 13696,
+         "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim":
+         128, "vocab_size": 151552, "attention_bias": True, "tie_word_embeddings": False},
+         9_400_279_040),
+    "granite-3.0-2b-base": (
+         {"model_type": "granite", "hidden_size": 2048, "intermediate_size": 8192,
+         "num_hidden_layers": 40, "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size":
+         49155, "tie_word_embeddings": True}, 2_533_531_648),
+    "c4ai-command-r-v01": (
+         {"model_type": "cohere", "hidden_size": 8192, "intermediate_size": 22528,
+         "num_hidden_layers": 40, "num_attention_heads": 64, "num_key_value_heads": 64,
+         "vocab_size": 256000}, 34_980_831_232),
+    "Yi-6B": (
+         {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
+         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 4, "vocab_size":
+         64000}, 6_061_035_520),
+    "deepseek-llm-7b": (
+         {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008,
+         "num_hidden_layers": 30, "num_attention_heads": 32, "num_key_value_heads": 32,
+         "vocab_size": 102400}, 6_910_365_696),
 }  # fmt: skip
 
 VARIANTS: dict[str, dict[str, Any]] = {
