@@ -36,6 +36,19 @@ def test_the_verbs_of_the_design_are_offered() -> None:
     assert all(callable(getattr(tunesmith, verb)) for verb in verbs)
 
 
+# mutation tried: without _Door, tunesmith.plan is a module that cannot be called once a plan was made
+def test_verbs_stay_verbs_when_rooms_of_the_same_name_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tunesmith.export.certificate
+    import tunesmith.plan.device
+    from tunesmith import run
+
+    monkeypatch.setattr(run, "plan", lambda recipe: f"plan of {recipe}")
+    monkeypatch.setattr(run, "export", lambda target, form: f"{target} as {form}")
+    assert tunesmith.plan("it") == "plan of it"  # type: ignore[operator]
+    assert tunesmith.export("it", "merged") == "it as merged"  # type: ignore[operator]
+    assert callable(tunesmith.plan.device.find_device)  # type: ignore[attr-defined]
+
+
 def test_an_unknown_name_says_so() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = tunesmith.trian
@@ -44,7 +57,7 @@ def test_an_unknown_name_says_so() -> None:
 def test_only_errors_are_imported_eagerly() -> None:
     tree = ast.parse(Path(tunesmith.__file__).read_text(encoding="utf-8"))
     eager = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert eager == {"__future__", "typing", "tunesmith.errors"}
+    assert eager == {"__future__", "types", "typing", "tunesmith.errors"}
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

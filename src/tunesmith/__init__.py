@@ -13,6 +13,8 @@ The verbs load when they are first asked for; importing this package is silent a
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import (
@@ -81,6 +83,25 @@ def __getattr__(name: str) -> Any:
 
     module, original = _LATE[name]
     return getattr(import_module(module), original)
+
+
+class _Room(ModuleType):
+    """tunesmith.plan and tunesmith.export are rooms of the house and verbs of the door: both work."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return __getattr__(self.__name__.rpartition(".")[2])(*args, **kwargs)
+
+
+class _Door(ModuleType):
+    """Importing a room sets it on this module; one that bears a verb's name must stay callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _LATE and isinstance(value, ModuleType):
+            value.__class__ = _Room
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door
 
 
 def __dir__() -> list[str]:
