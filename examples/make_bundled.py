@@ -3,7 +3,8 @@
 corpus   -> runs/bundled/corpus/{documents.txt, chats.jsonl}        what the base model reads
 data     -> src/tunesmith/bundled/data/                             what the demo fine-tunes on and is asked
 tokenizer-> runs/bundled/tokenizer/                                 byte-level BPE trained on the corpus
-            then: tunesmith train examples/pretrain.yaml            Tunesmith's own pre-training
+            then: tunesmith train examples/pretrain.yaml            Tunesmith's own pre-training, two stages
+                  tunesmith train examples/pretrain_second.yaml
 install RUN -> src/tunesmith/bundled/model/                         weights and tokenizer, from the run folder
 """
 
@@ -82,11 +83,11 @@ def make_data() -> None:
         return list(desk.rows(rng, pools[part], maker, count, seen))
 
     folder.mkdir(parents=True, exist_ok=True)
-    orders = draw("train", desk.order, 260) + draw("train", desk.booking, 140)
+    orders = draw("train", desk.order, 240) + draw("train", desk.booking, 180)
     rng.shuffle(orders)
     alpaca = [{"instruction": row[0][0], "input": "", "output": row[0][1]} for row in orders]
     (folder / "orders.json").write_text(json.dumps(alpaca, ensure_ascii=False, indent=1), encoding="utf-8")
-    notes = draw("train", desk.stock, 200) + draw("train", desk.ticket, 120)
+    notes = draw("train", desk.stock, 260) + draw("train", desk.ticket, 200)
     rng.shuffle(notes)
     write_jsonl(folder / "notes.jsonl", [{"prompt": row[0][0], "response": row[0][1]} for row in notes])
     talks = [row for maker in desk.DIALOGUES for row in draw("train", maker, 60)]
@@ -105,7 +106,7 @@ def make_general(rng: Random, folder: Path) -> None:
     """General rows to mix in, and general questions that are never trained on in fine-tuning."""
     asked: dict[str, list[skills.Exchange]] = {}
     turn = 0
-    while len(asked) < 240 + 500:  # every skill as often, in both languages
+    while len(asked) < 240 + 1500:  # every skill as often, in both languages
         skill = skills.SKILLS[turn % len(skills.SKILLS)]
         exchanges = skill(rng, (turn // len(skills.SKILLS)) % 2 == 1)
         asked.setdefault("\n".join(question for question, _ in exchanges), exchanges)
@@ -166,7 +167,7 @@ def main() -> None:
     """Run the named step; `all` is corpus, data and tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("step", choices=["corpus", "data", "tokenizer", "all", "install"])
-    parser.add_argument("run", nargs="?", default="runs/bundled/pretrain", type=Path)
+    parser.add_argument("run", nargs="?", default="runs/bundled/pretrain-second", type=Path)
     parser.add_argument("--documents", type=int, default=18_000)
     parser.add_argument("--chats", type=int, default=60_000)
     args = parser.parse_args()
