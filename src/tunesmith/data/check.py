@@ -176,12 +176,15 @@ class _Doctor:
 
     def read(self, use: Split, source: Source, opened: Opened) -> CheckedFile:
         """Read one file to its end."""
-        self.files.append((use, source.path))
         rows = bad = 0
+        path = ""
         last = ""
         for raw in opened.rows:
             rows += 1
             last = raw.address
+            if (of := last.rpartition(":")[0]) != path:  # a folder has several files
+                path = of
+                self.files.append((use, path))
             record = opened.record(raw)
             if isinstance(record, Fault):
                 bad += 1

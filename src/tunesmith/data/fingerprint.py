@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tunesmith.data.files import DataFile, files_of
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError
 from tunesmith.recipe import Data, ObjectiveKind
@@ -16,14 +17,24 @@ if TYPE_CHECKING:
 
 
 def hash_file(path: str) -> str:
-    """sha256 of the file's bytes."""
+    """sha256 of the file's bytes; of several, over their names and digests."""
+    files = files_of(path)
+    if len(files) == 1:
+        return _hash(files[0])
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}\0{_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _hash(file: DataFile) -> str:
     digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
+        with open(file.path, "rb") as stream:
+            while block := stream.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise DataError.at(path, f"cannot be read: {error.strerror}", "check the file") from error
+        raise DataError.at(file.name, f"cannot be read: {error.strerror}", "check the file") from error
     return digest.hexdigest()
 
 

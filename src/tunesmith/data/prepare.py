@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy import ndarray
 
+from tunesmith.data.files import files_of
 from tunesmith.data.fingerprint import fingerprint, hash_file
 from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Columns, Gathered, open_source, read_records
@@ -21,7 +22,6 @@ from tunesmith.data.ledger import Ledger, SourceAccount, SplitLedger, TokenLedge
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Rendered, render
 from tunesmith.data.samples import SampleSet, to_sample
-from tunesmith.data.sources import require_file
 from tunesmith.data.splits import HeldOut, Key, Rows, Split, assign, row_keys
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, Problem
@@ -93,7 +93,7 @@ def _require_files(paths: Iterable[str]) -> None:
     problems: list[Problem] = []
     for path in dict.fromkeys(paths):
         try:
-            require_file(path)
+            files_of(path)
         except DataError as error:
             problems += error.problems
     if problems:

@@ -10,7 +10,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from tunesmith.data.files import open_file
 
 MAX_ROW_BYTES = 64 << 20
 _BLOCK = 1 << 20
@@ -21,13 +23,17 @@ END_OF_TEXT = b"<|endoftext|>"
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """The bytes of one row; `end` is the file position after it; `fault` (reason, detail) if it has none."""
+    """The bytes of one row; `end` is the file position after it; `fault` (reason, detail) if it has none.
+
+    A row of a table has its `value` instead.
+    """
 
     address: str
     data: bytes
     end: int
     fault: tuple[str, str] | None = None
     is_text: bool = False
+    value: Any = None
 
 
 def _too_large(address: str, end: int) -> RawRow:
@@ -54,7 +60,7 @@ def _bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None, int]]:
 
 def split_lines(name: str, path: Path) -> Iterator[RawRow]:
     """One row a line; blank lines are passed over but counted in the addresses."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for number, line, end in _bounded_lines(file):
             address = f"{name}:{number}"
             if line is None:
@@ -94,7 +100,7 @@ class _Window:
 
 def split_json_array(name: str, path: Path) -> Iterator[RawRow]:
     """One row an item of a top-level JSON array; an item that is broken is a bad row, the next is found."""
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         view = _Window(file)
         view.at = view.data.index(b"[", view.at) + 1
         number = endless = 0
@@ -205,7 +211,7 @@ def split_text(name: str, path: Path, split: str) -> Iterator[RawRow]:
     if split == "auto":
         split = "marker" if _has_marker(path) else "blank"
     document = _Document(name)
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         for number, line, end in _bounded_lines(file):
             content = None if line is None else line.removesuffix(b"\n").removesuffix(b"\r")
             blank = content is not None and not content.strip(_SPACE)
@@ -249,7 +255,7 @@ class _Document:
 
 
 def _has_marker(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         return any(
             line is not None and line.strip(_SPACE) == END_OF_TEXT for _, line, _ in _bounded_lines(file)
         )

@@ -7,18 +7,17 @@ a.jsonl  line 13, cut short -> BadRow("a.jsonl:13", "broken_json", ...)   blank 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tunesmith.data.files import LINES, TABLES, DataFile, files_of, open_file
 from tunesmith.data.rawrows import RawRow, split_json_array, split_lines, split_text
+from tunesmith.data.tables import split_table
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter, Silent
 from tunesmith.recipe import Source
-
-LINES = {".jsonl", ".ndjson"}
-KNOWN = {*LINES, ".json", ".txt"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,70 +49,53 @@ def read_rows(source: Source, reporter: Reporter | None = None) -> Iterator[Row 
 def raw_rows(source: Source, reporter: Reporter | None = None) -> Iterator[RawRow]:
     """Each row as undecoded bytes: cheap to count. Memory stays within a row and a read block."""
     reporter = reporter or Silent()
-    path = require_file(source.path)
-    total = path.stat().st_size
-    what = f"reading {source.path}"
+    for file in files_of(source.path):
+        yield from _rows_of(source, file, reporter)
+
+
+def _rows_of(source: Source, file: DataFile, reporter: Reporter) -> Iterator[RawRow]:
+    size = file.path.stat().st_size
+    counts_bytes = not file.is_packed and file.kind not in (".parquet", ".arrow")
+    what = f"reading {file.name}"
     last = 0
     try:
-        for raw in _split(source, path):
+        for raw in _split(source, file):
             if raw.end - last > 4_000_000:
-                reporter.progress(what, raw.end, total)
+                reporter.progress(what, raw.end, size if counts_bytes else None)
                 last = raw.end
             yield raw
-    except OSError as error:
-        raise DataError.at(source.path, f"cannot be read: {error.strerror}", "check the file") from error
-    reporter.progress(what, total, total)
-
-
-def require_file(name: str) -> Path:
-    """The path of a readable data file of a known kind, or a DataError that says what is the matter."""
-    path = Path(name)
-    try:
-        kind = path.suffix.lower()
-        if path.is_dir():
-            inside = sorted(p.name for p in path.iterdir() if p.suffix.lower() in KNOWN)[:5]
-            hint = f", such as {', '.join(inside)}" if inside else ""
-            raise DataError.at(name, "is a folder", f"name the files in it{hint}; a list is welcome")
-        if not path.exists():
-            raise DataError.at(name, "does not exist", "paths start from the folder the command runs in")
-        if kind not in KNOWN:
-            raise DataError.at(name, f"is of an unknown kind ({kind or 'no suffix'})", _how_to_convert(kind))
-        with open(path, "rb") as file:
-            file.read(1)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         message = getattr(error, "strerror", None) or str(error)
-        raise DataError.at(name, f"cannot be read: {message}", "give the path of a readable file") from error
-    return path
+        raise DataError.at(file.name, f"cannot be read: {message}", "check the file") from error
+    reporter.progress(what, size, size)
 
 
-def _how_to_convert(kind: str) -> str:
-    if kind in {".csv", ".tsv", ".xlsx", ".parquet", ".arrow"}:
-        return "save it as .jsonl first: pandas' to_json(FILE, orient='records', lines=True) does"
-    if kind in {".gz", ".zst", ".xz", ".bz2", ".zip"}:
-        return "unpack it first"
-    return "one of .jsonl, .json, .txt; rename the file if it is one of these"
-
-
-def _split(source: Source, path: Path) -> Iterator[RawRow]:
+def _split(source: Source, file: DataFile) -> Iterator[RawRow]:
     """The file cut into rows, by what it is rather than only by how it is called."""
-    with open(path, "rb") as file:
-        head = file.read(1 << 16)
+    name, path = file.name, file.path
+    if file.kind in (".parquet", ".arrow"):
+        yield from split_table(file)
+        return
+    with open_file(path) as stream:
+        head = stream.read(1 << 16)
     if coding := wide_encoding(head):
         detail = f"the whole file is {coding}, not UTF-8; convert it: iconv -f {coding} -t UTF-8"
-        yield RawRow(f"{source.path}:1", b"", path.stat().st_size, ("wrong_encoding", detail))
+        yield RawRow(f"{name}:1", b"", path.stat().st_size, ("wrong_encoding", detail))
         return
-    if path.suffix.lower() == ".txt":
-        yield from split_text(source.path, path, source.split)
-    elif _is_array(head, lines_by_name=path.suffix.lower() in LINES):
-        yield from split_json_array(source.path, path)
-    elif path.suffix.lower() == ".json" and not _has_whole_line(head):
+    if file.kind in TABLES:
+        yield from split_table(file)
+    elif file.kind == ".txt":
+        yield from split_text(name, path, source.split)
+    elif _is_array(head, lines_by_name=file.kind in LINES):
+        yield from split_json_array(name, path)
+    elif file.kind == ".json" and not _has_whole_line(head):
         raise DataError.at(
-            source.path,
+            name,
             "is one JSON object, not an array of rows",
             "write the rows as an array [{...}, {...}], or one a line as .jsonl",
         )
     else:
-        yield from split_lines(source.path, path)
+        yield from split_lines(name, path)
 
 
 def wide_encoding(head: bytes) -> str | None:
@@ -180,6 +162,9 @@ def parse(raw: RawRow) -> Row | BadRow:
     """Decode one row. Every way in which it can be wrong has a reason of its own."""
     if raw.fault:
         return BadRow(raw.address, *raw.fault)
+    if raw.value is not None:
+        where = _find_bad_character(raw.value, "")
+        return BadRow(raw.address, *where) if where else Row(raw.address, raw.value)
     try:
         text = raw.data.decode("utf-8")
     except UnicodeDecodeError as error:
