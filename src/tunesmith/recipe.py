@@ -63,10 +63,10 @@ class Model(Section):
 
 
 class Source(Section):
-    """One data file."""
+    """One data file, or several read as one."""
 
     path: str
-    """A .jsonl, .json or .txt file, relative to the folder the command runs in."""
+    """A file (jsonl, json, txt, csv, tsv, parquet, arrow; .gz, .zst), a pattern or a folder."""
     format: DataFormat | None = None
     """Shape of the rows; null recognises it."""
     columns: dict[str, str] = Field(default_factory=dict)
