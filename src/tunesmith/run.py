@@ -135,12 +135,15 @@ def _check(recipe: Recipe) -> None:
 
 
 def _check_ids(data: Prepared, tokenizer: PreTrainedTokenizerFast, facts: ModelFacts) -> None:
-    """Every token must have a row in the embedding."""
+    """Every token must have a row in the embedding, and every place one in a table of learnt positions."""
     largest = max(int(source.tokens.max(initial=0)) for source in data.train)
     if largest >= facts.vocab_size:
         token = tokenizer.convert_ids_to_tokens(largest)
         what = f"token {token!r} has id {largest}, the model's embedding has {facts.vocab_size} rows"
         raise ModelError.at("model.tokenizer", what, "use the tokenizer the model was made with")
+    if facts.spelling.positions and facts.max_positions and data.longest > facts.max_positions:
+        what = f"a sample has {data.longest} tokens, the model has learnt {facts.max_positions} positions"
+        raise ModelError.at("data.max_length", what, f"set data.max_length: {facts.max_positions}")
 
 
 def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
@@ -342,7 +345,9 @@ def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> N
     from tunesmith.model.load import DTYPES, save_model, save_tokenizer
 
     if isinstance(work.recipe.tuning, Full):
-        save_model(causal_lm(tuned.model), work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision])
+        save_model(
+            causal_lm(tuned.model), work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision]
+        )
     else:
         method.save(tuned, folder.adapter)
         save_tokenizer(work.tokenizer, work.template, folder.adapter)
