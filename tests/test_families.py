@@ -11,6 +11,7 @@ from tests.folders import make_model, write_rows
 from tests.tiny import DENSE
 from tunesmith import run
 from tunesmith.data.records import Message
+from tunesmith.errors import ModelError
 from tunesmith.folder import read_json
 from tunesmith.recipe import Recipe, parse
 
@@ -61,3 +62,9 @@ def test_all_of_a_family_can_be_tuned(family: str, tmp_path: Path) -> None:
     counts = read_json(Path(outcome.report))["parameters"]
     assert counts["trainable"] == counts["total"]
     assert run.export(outcome.run, "merged")["certificate"]["passed"] is True
+
+
+def test_more_tokens_than_learnt_positions_are_refused_before_training(tmp_path: Path) -> None:
+    base = make_model(tmp_path / "base", "gpt2", max_position_embeddings=16)
+    with pytest.raises(ModelError, match="16 positions"):
+        run.train(recipe(base, tmp_path))
