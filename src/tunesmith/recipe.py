@@ -66,7 +66,7 @@ class Source(Section):
     """One data file, or several read as one."""
 
     path: str
-    """A file (jsonl, json, txt, csv, tsv, parquet, arrow; .gz, .zst), a pattern or a folder."""
+    """A file (jsonl, json, txt, csv, tsv, parquet, arrow; .gz, .zst), a pattern, a folder, or org/name on the hub."""
     format: DataFormat | None = None
     """Shape of the rows; null recognises it."""
     columns: dict[str, str] = Field(default_factory=dict)

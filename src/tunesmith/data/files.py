@@ -8,9 +8,11 @@ from __future__ import annotations
 import glob
 import gzip
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
+from tunesmith.data.hub import fetch, may_be_hub
 from tunesmith.errors import DataError
 
 LINES = {".jsonl", ".ndjson"}
@@ -44,11 +46,13 @@ def files_of(name: str) -> tuple[DataFile, ...]:
     try:
         if path.is_dir():
             return _in_folder(name, path)
-        if not path.exists() and any(mark in name for mark in "*?["):
+        if not path.exists() and any(mark in name for mark in "*?[") and not may_be_hub(name):
             found = [DataFile(each, Path(each)) for each in sorted(glob.glob(name, recursive=True))]
             found = [file for file in found if file.path.is_file()]
             if not found:
                 raise DataError.at(name, "matches no file", "paths start from the folder the command runs in")
+        elif not path.exists() and may_be_hub(name):
+            return tuple(DataFile(each, local) for each, local in _fetched(name))
         elif not path.exists():
             raise DataError.at(name, "does not exist", "paths start from the folder the command runs in")
         else:
@@ -59,6 +63,12 @@ def files_of(name: str) -> tuple[DataFile, ...]:
         message = getattr(error, "strerror", None) or str(error)
         raise DataError.at(name, f"cannot be read: {message}", "give the path of a readable file") from error
     return tuple(found)
+
+
+@lru_cache(maxsize=32)
+def _fetched(name: str) -> tuple[tuple[str, Path], ...]:
+    """Asked once in a process: a data set is read several times, and must be the same each time."""
+    return tuple(fetch(name, frozenset(KNOWN)))
 
 
 def _in_folder(name: str, path: Path) -> tuple[DataFile, ...]:
