@@ -167,7 +167,7 @@ def test_no_problem_is_told_twice():
         ({"objective": "dpo"}, "pretrain"),
         ({"optim": {"optimizer": "adam8bit"}}, "adamw"),
         ({"data": {"train": "a", "template": "chatml"}}, "plain"),
-        ({"data": {"train": {"path": "a", "format": "sharegpt"}}}, "alpaca"),
+        ({"data": {"train": {"path": "a", "format": "chatbot"}}}, "alpaca"),
         ({"sharding": {"devices": 8}}, "auto"),
     ],
 )
