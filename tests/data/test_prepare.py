@@ -346,3 +346,36 @@ def test_no_json_crashes_a_run(folder: Path, rows: list[Any]) -> None:
         with contextlib.suppress(DataError):
             ledger = run(path, on_bad_row=policy).ledger
             assert ledger.sources[0].rows_in == len(rows)
+
+
+# mutation tried: rendering both answers of a pair as if they were to be learnt
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"prompt": "q", "completion": "a", "label": False},
+        {"question": "q", "choices": ["a", "b"], "answer": 0},
+    ],
+)
+def test_comparisons_and_questions_are_counted_but_never_learnt(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = write(tmp_path / "a.jsonl", [json.dumps(row)])
+    with pytest.raises(DataError, match="holds rows of format"):
+        run(path)
+    data = Data(train=path, validation=None)  # type: ignore[arg-type]
+    counted = prepare(data, "sft", byte_tokenizer(), byte_template(), 0, training=False)
+    assert counted.ledger.sources[0].whole == 1
+
+
+@pytest.mark.parametrize("overlength", ["keep_last_turns", "split"])
+def test_a_long_dialogue_whose_last_answer_is_only_given_keeps_the_books(
+    tmp_path: Path, overlength: str
+) -> None:
+    turns = [{"role": role, "content": "x" * 60} for _ in range(4) for role in ("user", "assistant")]
+    turns[-1]["train"] = False  # type: ignore[assignment]
+    short = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    path = write(tmp_path / "a.jsonl", [json.dumps({"messages": turns}), json.dumps({"messages": short})])
+    prepared = run(path, max_length=200, overlength=overlength, on_bad_row="drop")
+    books = prepared.ledger.to_json()
+    source = books["sources"][0]
+    assert source["rows_in"] == 2 == sum(source[k] for k in ("whole", "shortened", "split", "dropped"))
+    assert books["tokens"]["in"] == books["tokens"]["kept"] + books["tokens"]["cut"]
