@@ -15,7 +15,8 @@ import numpy as np
 from tunesmith.data.control import Turn
 from tunesmith.data.records import Chat, Record, Text, as_chats
 from tunesmith.data.samples import Rendering
-from tunesmith.data.template import Answer, ChatTemplate, Encoded, Refused, borders_in
+from tunesmith.data.template import Answer, ChatTemplate, Encoded, borders_in
+from tunesmith.data.template_turns import Refused
 from tunesmith.recipe import ObjectiveKind
 
 Fate = Literal["whole", "shortened", "split", "expanded"]

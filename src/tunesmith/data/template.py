@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,6 +17,7 @@ from tunesmith.data.control import ControlGuard, Turn, has_control, inert, texts
 from tunesmith.data.encode import Coder, ControlTokens, Tokens
 from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal
 from tunesmith.data.records import Message
+from tunesmith.data.template_turns import Refused, check_calls, shape_of, turn_of
 from tunesmith.errors import TemplateError
 
 if TYPE_CHECKING:
@@ -38,17 +38,8 @@ _NAMES = {
 }
 # Variables by which templates switch a thought on or off in the generation prompt.
 _SWITCHES = ("enable_thinking", "open_thinking", "thinking")
-_LEADING_THOUGHT = re.compile(r"\s*<think>(.*?)</think>\s*", re.DOTALL)
 _OPEN_THOUGHT = re.compile(r"<think>\s*\Z")
 _PROBE = ({"role": "user", "content": "x0probe0x"}, {"role": "assistant", "content": "x1probe1x"})
-
-
-class Refused(Exception):
-    """This dialogue cannot be rendered for training: a short countable reason, and the detail."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,23 +201,7 @@ class ChatTemplate:
 
     def turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as templates take them; a leading <think> becomes reasoning where the template can."""
-        return [{**self._turn(message), **_extras(message)} for message in messages]
-
-    def _turn(self, message: Message) -> dict[str, str]:
-        content, thought = message.content, message.reasoning
-        parses = self._knows_reasoning or self._opens_thought
-        if message.role == "assistant" and thought is None and parses:
-            found = _LEADING_THOUGHT.match(content)
-            if found:
-                thought, content = found[1].strip("\n"), content[found.end() :]
-            elif "</think>" in content:
-                thought = ""  # said outright, or the template would take what stands before it for a thought
-        if thought is None:
-            return {"role": message.role, "content": content}
-        if not parses:
-            folded = f"<think>\n{thought}\n</think>\n\n{content}" if thought else content
-            return {"role": message.role, "content": folded}
-        return {"role": message.role, "content": content, "reasoning_content": thought, "thinking": thought}
+        return [turn_of(message, self._knows_reasoning or self._opens_thought) for message in messages]
 
     def text(self, turns: Sequence[Turn]) -> str:
         """The whole dialogue as text. Raises TemplateRefusal."""
@@ -304,7 +279,7 @@ class ChatTemplate:
         for key in ("content", "reasoning_content"):
             if text.find(turn.get(key, "").strip(), prompt_end) < 0:
                 raise Refused("content_lost", f"the template does not write the answer's {key} as it is")
-        _check_calls(turn, text[prompt_end:])
+        check_calls(turn, text[prompt_end:])
         if any(name not in text[:prompt_end] for name in self._tool_names):
             raise Refused("tools_lost", "the template does not write the tools")
 
@@ -314,7 +289,7 @@ class ChatTemplate:
             if turn["content"].strip() not in text:
                 what = f"the template does not write this {turn['role']} turn as it is"
                 raise Refused("content_lost", what)
-            _check_calls(turn, text)
+            check_calls(turn, text)
 
     def encode(
         self,
@@ -357,7 +332,7 @@ class ChatTemplate:
 
     def _controls_around(self, turns: Sequence[Turn], kind: str, write: Write) -> list[int]:
         """Control ids of such a dialogue around inert contents; cached by its shape."""
-        shape = (kind, *(_shape(turn) for turn in turns))
+        shape = (kind, *(shape_of(turn) for turn in turns))
         known = self._expected.get(shape)
         if known is None:
             tokens = self.coder.encode(write(inert(turns, "0000q")[0]))
@@ -389,37 +364,6 @@ class ChatTemplate:
             raise Refused("nothing_learnt", "has {% generation %} blocks, but none around an answer")
         borders = borders_in(answer.text, [answer])
         self.encode(answer.text, _PROBE, borders, [answer], lambda turns: self.answer(turns, 1).text, "probe")
-
-
-def _extras(message: Message) -> dict[str, Any]:
-    """What only some turns have: calls of tools as OpenAI writes them, and answers that are given."""
-    extras: dict[str, Any] = {} if message.train else {"train": False}
-    if message.calls:
-        extras["tool_calls"] = [
-            {
-                "type": "function",
-                **({"id": call.id} if call.id else {}),
-                "function": {"name": call.name, "arguments": dict(call.arguments)},
-            }
-            for call in message.calls
-        ]
-    return extras
-
-
-def _check_calls(turn: Turn, text: str) -> None:
-    """Each call of a tool stands in the text, with its arguments as they are or as JSON writes them."""
-    for call in turn.get("tool_calls", ()):
-        for said in texts_in(call["function"]):
-            spelt = (said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1])
-            if not any(each in text for each in spelt):
-                raise Refused("calls_lost", "the template does not write the calls of tools")
-
-
-def _shape(turn: Turn) -> tuple[object, ...]:
-    """All of a turn on which the control tokens around its contents may depend."""
-    contents = (bool(text.strip()) for text in turn.values() if isinstance(text, str))
-    calls = json.dumps(turn["tool_calls"], default=str) if "tool_calls" in turn else None
-    return (turn["role"], *contents, calls)
 
 
 def borders_in(text: str, answers: Sequence[Answer]) -> list[int]:
