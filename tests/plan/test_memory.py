@@ -152,3 +152,12 @@ def test_blocks_that_are_given_back_at_once_cost_nothing_extra() -> None:
     load = replace(BASE, facts=wide, tokens=4096)
     assert forecast_memory(load).terms["allocator"] == 0
     assert forecast_memory(BASE).terms["allocator"] > 0
+
+
+def test_a_chunk_of_logits_is_as_large_as_the_head_makes_it() -> None:
+    from tunesmith.kernels import head
+    from tunesmith.plan import memory
+
+    for vocabulary in (100, 32_000, 500_000):
+        rows = max(memory.LEAST_CHUNK_ROWS, memory.CHUNK_ELEMENTS // vocabulary)
+        assert rows == head.rows_per_chunk(vocabulary)

@@ -118,11 +118,6 @@ class ModelFacts:
         """The token embedding; the head is as large again where it is not tied."""
         return self.vocab_size * self.hidden_size
 
-    @property
-    def head_parameters(self) -> int:
-        """The output head's own weights: none where it is tied to the embedding."""
-        return 0 if self.tied else self.embedding_parameters
-
     @cached_property
     def parameters(self) -> int:
         """Exact count of the whole model; tied weights count once."""

@@ -1,0 +1,76 @@
+"""Time: arithmetic over a measured rate; what is frozen, recomputed or on another device shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from tunesmith.model.facts import facts_from_config
+from tunesmith.plan import duration
+from tunesmith.plan.activations import Numbers, what_trains
+from tunesmith.plan.device import Device
+from tunesmith.plan.duration import Speed, Stretch, Work, find_speed, forward_work, train_work
+from tunesmith.plan.memory import Load
+from tunesmith.recipe import Freeze, Full, Lora, Tuning
+
+FACTS = facts_from_config(
+    {"model_type": "llama", "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8,
+     "num_attention_heads": 4, "vocab_size": 4000}
+)  # fmt: skip
+SIZE = Numbers(4, 4)
+STRETCH = Stretch(tokens=4096, targets=2048, length=200, micro_batches=2)
+
+
+def work(tuning: Tuning, stretch: Stretch = STRETCH, checkpointing: str = "off") -> Work:
+    load = Load(FACTS, tuning, "cpu", False, 4, checkpointing, 2048, 1024, True)  # type: ignore[arg-type]
+    return train_work(load, what_trains(tuning, FACTS), SIZE, stretch)
+
+
+# mutation tried: backward as dear as forward; the head computed for every token
+def test_full_tuning_costs_six_flops_a_parameter_and_token() -> None:
+    linear = FACTS.layers * FACTS.linear_parameters
+    head = FACTS.embedding_parameters / 2  # half the tokens are learnt
+    short = Stretch(4096, 2048, length=0, micro_batches=1)
+    assert work(Full(method="full"), short).flops == pytest.approx(4096 * 6 * (linear + head))
+
+
+def test_lora_saves_the_gradients_of_the_weights() -> None:
+    lora, full = work(Lora(method="lora", rank=1)).flops, work(Full(method="full")).flops
+    assert 0.6 * full < lora < 0.75 * full
+
+
+def test_frozen_layers_cost_their_forward_alone() -> None:
+    two = work(Freeze(method="freeze", last_layers=2))
+    assert forward_work(FACTS, SIZE, STRETCH).flops < two.flops < 0.65 * work(Full(method="full")).flops
+
+
+def test_checkpointing_computes_the_forward_again() -> None:
+    once, again = (work(Full(method="full"), checkpointing=level) for level in ("off", "full"))
+    layers = STRETCH.tokens * FACTS.layers * (2 * FACTS.linear_parameters + 2 * FACTS.attention_size * 200)
+    assert again.flops - once.flops == pytest.approx(layers)
+    assert again.operators > once.operators
+
+
+def test_work_adds_up_and_takes_time() -> None:
+    total = Work(1e9, 1e8, 100, 1e6) + Work(1e9, 1e8, 100, 1e6)
+    assert total == Work(2e9, 2e8, 200, 2e6)
+    assert total.seconds(Speed(1e9, 1e8, 0.01, 1e-6)) == pytest.approx(2 + 2 + 2 + 2)
+
+
+def test_a_processor_is_measured_and_a_card_is_looked_up() -> None:
+    measured = find_speed(Device("cpu", "any", 2**30, bf16=False), FACTS)
+    assert 1e8 < measured.flops < 1e14
+    assert 1e7 < measured.bytes < 1e13
+    assert measured.score_seconds > 0
+    card = find_speed(Device("cuda", "NVIDIA H200", 2**37, bf16=True), FACTS)
+    assert card.flops == pytest.approx(0.45 * 790e12)
+    unknown = find_speed(Device("cuda", "Card of tomorrow", 2**37, bf16=True), FACTS)
+    assert 0 < unknown.flops < card.flops
+
+
+def test_threads_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert duration.threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "4,2")
+    assert duration.threads() >= 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert duration.threads() >= 1
