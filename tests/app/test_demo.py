@@ -98,6 +98,7 @@ def test_a_demo_without_tasks_has_shown_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_demo_passes_from_a_wheel_within_time_and_memory(wheel: Path, tmp_path: Path) -> None:
     site, place = tmp_path / "site", tmp_path / "place"
     place.mkdir()
