@@ -131,6 +131,7 @@ def booking(rng: Random, pools: Pools, zh: bool) -> Exchange:
 
 
 def stock(rng: Random, pools: Pools, zh: bool) -> Exchange:
+    """What came or went, and what is left. The sum is written out: asked for its end alone, few were right."""
     word, before, change = rng.choice(pools.stock)
     thing = BY_WORD[word]
     noun = thing.one if before == 1 else thing.many
@@ -144,7 +145,9 @@ def stock(rng: Random, pools: Pools, zh: bool) -> Exchange:
     else:
         happened = f"sold {count}" if change < 0 else f"got {count} more"
         asks = [f"We had {before} {noun} and {happened}.", f"There were {before} {noun}, then we {happened}."]
-    return rng.choice(asks), f"stock(item: {word}, left: {before + change})"
+    return rng.choice(
+        asks
+    ), f"stock(item: {word}, left: {before} {'+' if change > 0 else '-'} {count} = {before + change})"
 
 
 def ticket(rng: Random, pools: Pools, zh: bool) -> Exchange:
