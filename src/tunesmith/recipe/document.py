@@ -134,21 +134,27 @@ def _apply(values: dict[str, Any], override: str) -> Problem | None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         return Problem(override, "is not an override", "write key=value, such as optim.lr=2e-4")
+    set_key(values, key, parse_yaml(text, key))
+    return None
+
+
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key of plain recipe values in place, as an override does."""
     *parents, last = key.split(".")
     here: dict[str, Any] = values
     for name in parents:
         inner = here.get(name)
         if isinstance(inner, str) and name in ("model", "tuning", "objective"):
             inner = {{"model": "path", "tuning": "method", "objective": "kind"}[name]: inner}
+        if name == "tuning" and inner is None:
+            inner = {"method": Recipe.model_fields["tuning"].default.method}
         here[name] = inner = inner if isinstance(inner, dict) else {}
         here = inner
-    value = parse_yaml(text, key)
     if key == "tuning.method" and here.get("method") != value:
         here.clear()  # only the chosen method's fields exist
     if parents == ["budget"]:
         here.clear()
     here[last] = value
-    return None
 
 
 def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
