@@ -3,6 +3,7 @@
 prepare                    tokenizer, template, exact tokens, ledger, facts, plan: no weight is loaded
 plan, show, stats, check   what is known by then, for a person to look at
 train                      evaluate -> tune -> fit -> save -> evaluate -> report: one run folder
+base_of, tune, fit_to_data   in work.py: the model made ready and handed to the engine
 open_model, evaluate, answer, export   in opened.py: what a finished run (or any model) is good for
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
-from tunesmith.opened import Opened, answer, base_model, evaluate, export, open_model, tokenizer_of
+from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
 from tunesmith.recipe import Recipe, diff, dump, load
 from tunesmith.suited import (
     require_suited_ids,
@@ -25,21 +26,14 @@ from tunesmith.suited import (
     require_suited_parts,
 )
 from tunesmith.tracking.start import following
+from tunesmith.work import Work, base_of, fit_to_data, tune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from transformers import PreTrainedTokenizerFast
 
-    from tunesmith.data.loader import Batch, StepPlan
-    from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
-    from tunesmith.engine.loop import FitResult
     from tunesmith.evaluation.scores import Evaluated
-    from tunesmith.model.facts import ModelFacts
-    from tunesmith.plan.device import Device
-    from tunesmith.plan.forecast import Plan
-    from tunesmith.tuning.method import Method, Setting, TunedModel
+    from tunesmith.tuning.method import Method, TunedModel
 
 
 __all__ = [
@@ -57,20 +51,6 @@ __all__ = [
     "stats",
     "train",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Everything known before a weight is loaded."""
-
-    recipe: Recipe
-    tokenizer: PreTrainedTokenizerFast
-    template: ChatTemplate
-    data: Prepared
-    facts: ModelFacts
-    device: Device
-    steps: StepPlan
-    plan: Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,30 +225,15 @@ def _write_beforehand(folder: RunFolder, work: Work) -> None:
 
 
 def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Reporter) -> Outcome:
-    from tunesmith.engine.world import seed_everything
+    from tunesmith.engine.checkpoint import CheckpointStore
     from tunesmith.evaluation.report import write_report
-    from tunesmith.model.load import checkpoint_layers
-    from tunesmith.model.quantised import Held
-    from tunesmith.tuning.build import build
-    from tunesmith.tuning.footprint import trainable_parameters
-    from tunesmith.tuning.untrained import with_new_tokens
 
     began = time.perf_counter()
-    recipe = work.recipe
-    held = Held.by(recipe.tuning)
-    lm = base_model(recipe.model, work.device, work.plan.precision, recipe.seed, held)
-    with_new_tokens(recipe, work.tokenizer, work.template, work.data, work.facts)  # the hub's are here now
+    lm = base_of(work)
     before = _scores(lm, work, folder, "before", reporter)
-    method = build(recipe.tuning)
-    seed_everything(recipe.seed, recipe.compute.deterministic)
-    tuned = method.prepare(lm, _setting(work))
-    expected = trainable_parameters(recipe.tuning, work.facts)
-    assert tuned.trainable_count == expected, (
-        f"{tuned.trainable_count} parameters train, {expected} were planned"
-    )
-    if work.plan.checkpointing == "full":
-        checkpoint_layers(lm)
-    fitted = _fit(work, folder, tuned, method, stop_after, reporter)
+    tuned, method = tune(work, lm)
+    store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
+    fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after)
     finished = fitted.status != "interrupted"
     after = test = None
     if finished:
@@ -282,71 +247,6 @@ def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Repo
     seconds = time.perf_counter() - began
     reporter.event(Finished(step=fitted.progress.step, status=fitted.status, seconds=seconds))
     return Outcome(str(folder.path), fitted.status, fitted.progress.step, str(folder.report))
-
-
-def _setting(work: Work) -> Setting:
-    """What a method may look at before training: the length of the run, words, and the first rows."""
-    from tunesmith.data.loader import batches
-    from tunesmith.tuning.method import Setting
-
-    def sample() -> Iterator[Batch]:
-        for step in range(len(work.steps)):
-            rows = work.steps.samples(work.data.train, step)
-            yield from batches(rows, work.plan.micro_tokens, work.recipe.data.packing)
-
-    return Setting(
-        seed=work.recipe.seed,
-        steps=len(work.steps),
-        words=lambda text: work.tokenizer(text, add_special_tokens=False)["input_ids"],
-        sample=sample,
-        new_tokens=work.facts.new_tokens,
-    )
-
-
-def _fit(
-    work: Work,
-    folder: RunFolder,
-    tuned: TunedModel,
-    method: Method,
-    stop_after: int | None,
-    reporter: Reporter,
-) -> FitResult:
-    """Hand the engine what it needs, and the held-out loss as a function."""
-    from tunesmith.engine.checkpoint import CheckpointStore
-    from tunesmith.engine.loop import fit, settings_of
-    from tunesmith.evaluation.heldout import held_out_loss
-    from tunesmith.model.load import fingerprint
-    from tunesmith.objectives.language_modelling import summed_loss
-
-    recipe, plan, validation = work.recipe, work.plan, work.data.validation
-    settings = settings_of(
-        recipe,
-        len(work.steps),
-        lr=plan.lr,
-        bf16=plan.precision == "bf16",
-        micro_tokens=plan.micro_tokens,
-        stop_after=stop_after,
-    )
-
-    def held_out() -> tuple[float, int]:
-        assert validation is not None
-        found = held_out_loss(tuned.model, validation, plan.micro_tokens)
-        return found.loss_nats, sum(found.targets)
-
-    files = {f"data file {path}": digest for path, digest in work.data.files.items()}
-    return fit(
-        tuned,
-        method,
-        summed_loss,
-        work.data.train,
-        work.steps,
-        recipe,
-        settings,
-        CheckpointStore(folder.checkpoints, recipe.checkpoint.keep),
-        {**files, "data": work.data.fingerprint, "model": fingerprint(recipe.model)},
-        reporter,
-        held_out if validation is not None and len(validation) else None,
-    )
 
 
 def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:

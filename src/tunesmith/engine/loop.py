@@ -25,7 +25,7 @@ from tunesmith.engine.world import StopRequest, peak_bytes, stop_on_signals
 from tunesmith.errors import CheckpointError, DiskFullError, DivergedError, TunesmithError
 from tunesmith.events import Evaluated, Reporter, Rescued, Saved, Started, Stepped
 from tunesmith.recipe import Recipe, steps_of
-from tunesmith.tuning.method import Hooks, Method, Moments, TunedModel
+from tunesmith.tuning.method import Hooks, Method, Moments, Schedule, TunedModel
 
 HeldOut = Callable[[], tuple[float, int]]
 
@@ -40,6 +40,10 @@ class Settings:
     evaluate_every: int
     save_every: int
     stop_after: int | None = None
+    schedule: Schedule | None = None
+    """Rate of each step, in place of the recipe's."""
+    enough: Callable[[Stepped], bool] | None = None
+    """Ends the run after a step that says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,16 +221,16 @@ class _Loop:
         result = self.stepper.take(number, samples, weight, progress.micro_tokens)
         visit("stepped")
         seconds = time.perf_counter() - began
-        self.reporter.event(
-            Stepped(
-                step=number, loss_nats=result.loss_nats, grad_norm=result.grad_norm, lr=lr, targets=targets,
-                tokens=tokens, seconds=seconds, peak_bytes=peak_bytes(), finite=result.finite,
-            )
+        stepped = Stepped(
+            step=number, loss_nats=result.loss_nats, grad_norm=result.grad_norm, lr=lr, targets=targets,
+            tokens=tokens, seconds=seconds, peak_bytes=peak_bytes(), finite=result.finite,
         )  # fmt: skip
+        self.reporter.event(stepped)
         self._say_what_was_rescued(number, progress, result, [sample.address for sample in samples])
         done = replace(
-            progress, step=number, seconds=progress.seconds + seconds, micro_tokens=result.micro_tokens
-        )
+            progress, step=number, seconds=progress.seconds + seconds, micro_tokens=result.micro_tokens,
+            early_stopped=self.settings.enough is not None and self.settings.enough(stepped),
+        )  # fmt: skip
         if result.finite:
             return replace(done, tokens=done.tokens + tokens, targets=done.targets + targets, bad_in_a_row=0)
         if progress.bad_in_a_row + 1 >= self.recipe.rescue.max_bad_steps:
@@ -238,6 +242,8 @@ class _Loop:
         return replace(done, bad_in_a_row=progress.bad_in_a_row + 1)
 
     def _scheduled(self, step: int, steps: int) -> float:
+        if self.settings.schedule is not None:
+            return self.settings.schedule(step, steps)
         return rate(step, steps, self.settings.lr, self.recipe.optim)
 
     def _say_what_was_rescued(
