@@ -230,20 +230,19 @@ def test_a_chunk_of_logits_is_as_large_as_the_head_makes_it() -> None:
     from tunesmith.plan import memory
 
     for vocabulary in (100, 32_000, 500_000):
-        rows = max(memory.LEAST_CHUNK_ROWS, memory.CHUNK_ELEMENTS // vocabulary)
-        assert rows == head.rows_per_chunk(vocabulary)
+        assert memory.chunk_rows(vocabulary) == head.rows_per_chunk(vocabulary)
 
 
-# mutation tried: `del grad` taken out of the head's loop (a third chunk lives); one chunk forecast
-@pytest.mark.parametrize("targets", [60, 200])
+# mutation tried: `del grad` taken out of the head's loop (a second chunk lives); half a chunk forecast
+@pytest.mark.parametrize("targets", [60, 600])
 @pytest.mark.parametrize("trains", [False, True])
-def test_the_head_holds_two_chunks_of_logits_and_never_a_third(targets: int, trains: bool) -> None:
+def test_the_head_holds_one_chunk_of_logits_and_never_a_second(targets: int, trains: bool) -> None:
     import torch
 
     from tunesmith.kernels import head
     from tunesmith.plan.memory import _chunk
 
-    vocabulary, size = 50_000, 32  # 80 rows a chunk
+    vocabulary, size = 50_000, 32
     hidden = torch.randn(targets, size, requires_grad=True)
     weight = torch.randn(vocabulary, size, requires_grad=trains)
     with torch.profiler.profile(
@@ -256,4 +255,4 @@ def test_the_head_holds_two_chunks_of_logits_and_never_a_third(targets: int, tra
         most = max(most, now)
     facts = replace(BASE.facts, vocab_size=vocabulary, hidden_size=size)
     forecast = _chunk(replace(BASE, facts=facts, targets=targets, frozen_bytes=4), 4)
-    assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=1e-3)
+    assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=2e-3)

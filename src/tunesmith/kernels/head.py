@@ -2,8 +2,10 @@
 
     hidden [n d] --chunk--> logits [c V] -> loss, and at once d loss/d hidden and d loss/d weight
     logits = cap(scale (hidden W^T + bias))      cap(z) = c tanh(z / c), where the family has one
-    loss = sum of token_weight * cross-entropy   token_weight = 1, where none are given
+    loss = sum of token_weight * (cross-entropy + z_loss * logsumexp(logits)^2)
+           token_weight = 1, where none are given; z_loss (Chowdhery et al. 2022, arXiv:2204.02311, section 5) = 0
 The gradient is formed in the forward pass, so nothing is computed twice and a frozen head costs no weight gradient.
+Log-probabilities of single tokens, for objectives that weigh them later, are made by the same chunks.
 Loss and gradient equal torch.nn.functional.cross_entropy (tests, float64).
 
 Shapes: n learnt tokens, d hidden size, V vocabulary.
@@ -17,7 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 4_000_000  # logits of a chunk: 16 MB in fp32, within a last-level cache's reach
+# Rows of a chunk: too few, and the weight is read from memory again and again (152k words at 26 rows: half the
+# speed of 256). A small vocabulary takes more rows, a huge one fewer.
+CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
+CACHED_ELEMENTS = 125_000  # of these, as many as a core's own cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Head:
 
 def rows_per_chunk(vocabulary: int) -> int:
     """Rows whose logits are made at once."""
-    return max(16, CHUNK_ELEMENTS // vocabulary)
+    return max(16, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
 
 
 def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
@@ -55,10 +60,28 @@ def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
+def log_probabilities(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each token in nats, with gradient. hidden [n d], targets [n] -> [n].
+
+    A head that trains is gone through again in the backward pass: how a token counts is known only then.
+    """
+    head = head if isinstance(head, Head) else Head(head)
+    learns = [x for x in (hidden, head.weight, head.bias) if x is not None and x.requires_grad]
+    if not torch.is_grad_enabled() or not learns:
+        return -token_losses(hidden, head, targets)
+    assert head.learnt_rows is None or not head.learnt_rows[1].requires_grad, "use summed_loss"
+    losses: Tensor = _TokenLosses.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)
+    return -losses
+
+
 def summed_loss(
-    hidden: Tensor, head: Head | Tensor, targets: Tensor, token_weights: Tensor | None = None
+    hidden: Tensor,
+    head: Head | Tensor,
+    targets: Tensor,
+    token_weights: Tensor | None = None,
+    z_loss: float = 0.0,
 ) -> Tensor:
-    """Sum of the tokens' cross-entropies in nats, each times its weight, with gradient.
+    """Sum of the tokens' cross-entropies in nats, each times its weight, with gradient (z_loss only with it).
 
     hidden [n d], targets [n], token_weights [n] -> []
     """
@@ -68,7 +91,7 @@ def summed_loss(
     if not torch.is_grad_enabled() or not any(learns):
         return weigh(token_losses(hidden, head, targets), token_weights).sum()
     return _SummedLoss.apply(
-        hidden, head.weight, head.bias, rows, ids, targets, token_weights, head.scale, head.softcap
+        hidden, head.weight, head.bias, rows, ids, targets, token_weights, head.scale, head.softcap, z_loss
     )
 
 
@@ -102,11 +125,9 @@ class _SummedLoss(torch.autograd.Function):
         token_weights: Tensor | None,
         scale: float,
         softcap: float | None,
+        z_loss: float,
     ) -> Tensor:
-        if torch.is_autocast_enabled(hidden.device.type):
-            dtype = torch.get_autocast_dtype(hidden.device.type)
-        else:
-            dtype = hidden.dtype
+        dtype = _computed_in(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             cast = weight.to(dtype)
             wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -120,16 +141,21 @@ class _SummedLoss(torch.autograd.Function):
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
                 w = None if token_weights is None else token_weights[begin : begin + chunk]
-                loss, grad = _loss_and_slope(_raw(h, cast, bias, scale), t, w, scale, softcap)
-                total += loss
+                loss, grad, per_row = _loss_and_slope(
+                    _raw(h, cast, bias, scale), t, w, scale, softcap, z_loss
+                )
+                total += loss.sum()
                 if grad_bias is not None:
-                    grad_bias += grad.sum(0)
+                    grad_bias += per_row[:, 0] @ grad
                 grad = grad.to(dtype)
-                grad_hidden[begin : begin + chunk] = grad @ cast
+                # each row's factor goes on the narrow side: nothing but the exponential walks along V twice
+                grad_hidden[begin : begin + chunk] = (grad @ cast).mul_(per_row)
+                if grad_rows is not None or grad_weight is not None:
+                    h = h.to(wide) * per_row
                 if grad_rows is not None:
-                    grad_rows.addmm_(grad[:, ids].t().to(wide), h.to(wide))
+                    grad_rows.addmm_(grad[:, ids].t().to(wide), h)
                 if grad_weight is not None:
-                    grad_weight.addmm_(grad.t().to(wide), h.to(wide))
+                    grad_weight.addmm_(grad.t().to(wide), h)
                 del grad  # or it would live beside the logits of the next chunk
         kept = [
             g if g is None or x is None else g.to(x.dtype)
@@ -143,22 +169,101 @@ class _SummedLoss(torch.autograd.Function):
         grad_hidden, *kept = ctx.saved_tensors
         scale = grads[0]
         weight, bias, rows = (g if g is None else g * scale for g in kept)
-        return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 5
+        return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 6
+
+
+class _TokenLosses(torch.autograd.Function):
+    """Each token's loss; d loss_i / d hidden_i is kept, and takes the token's own factor in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: Any,
+    ) -> Tensor:
+        dtype = _computed_in(hidden)
+        losses, slopes = [], torch.empty_like(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            cast, chunk = weight.to(dtype), rows_per_chunk(weight.shape[0])
+            for begin in range(0, hidden.shape[0], chunk):
+                h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
+                loss, grad, per_row = _loss_and_slope(_raw(h, cast, bias, scale), t, None, scale, softcap)
+                losses.append(loss)
+                slopes[begin : begin + chunk] = (grad.to(dtype) @ cast).mul_(per_row)
+                del grad
+        trains = any(ctx.needs_input_grad[1:3])
+        ctx.save_for_backward(slopes, *((hidden, weight, bias, targets) if trains else ()))
+        ctx.scale, ctx.softcap, ctx.dtype = scale, softcap, dtype
+        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        slopes, *rest = ctx.saved_tensors
+        grad_hidden = slopes * grads[0][:, None].to(slopes.dtype)
+        weight, bias = _again(ctx, grads[0], *rest) if rest else (None, None)
+        return grad_hidden, weight, bias, None, None, None
+
+
+def _again(
+    ctx: Any, factors: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of a head that trains, now that each token's factor is known."""
+    with torch.enable_grad():
+        weight, bias = (None if x is None else x.detach().requires_grad_() for x in (weight, bias))
+        again = Head(weight, bias, ctx.scale, ctx.softcap)  # type: ignore[arg-type]
+        with torch.autocast(hidden.device.type, ctx.dtype, enabled=ctx.dtype != hidden.dtype):
+            summed_loss(hidden.detach(), again, targets, factors).backward()
+    assert weight is not None
+    assert weight.grad is not None
+    return weight.grad, None if bias is None else bias.grad
+
+
+def _computed_in(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def _loss_and_slope(
-    raw: Tensor, targets: Tensor, token_weights: Tensor | None, scale: float, softcap: float | None
-) -> tuple[Tensor, Tensor]:
-    """Weighted sum of a chunk's losses, and its derivative by hidden W^T + bias, made in place of the logits."""
+    raw: Tensor,
+    targets: Tensor,
+    token_weights: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A chunk's losses, each weighted, and their derivative by hidden W^T + bias as (matrix, factor of each row).
+
+    The matrix is made in place of the logits: exp(z - max), less its row's sum where the target stands.
+    """
     logits = _cap(raw, softcap)
-    norm = torch.logsumexp(logits, dim=1)
-    loss = weigh(norm - logits.gather(1, targets[:, None])[:, 0], token_weights).sum()
+    hit = logits.gather(1, targets[:, None])[:, 0]
     slope = None if softcap is None else 1 - (logits / softcap) ** 2  # d cap(z) / dz = 1 - tanh(z / c)^2
-    # d loss / d logits = softmax - onehot
-    grad = logits.sub_(norm[:, None]).exp_()
-    grad[torch.arange(len(targets), device=targets.device), targets] -= 1
+    most, total = _exponentials(logits)
+    norm = most + total.log()
+    loss, factor, taken = norm - hit, scale / total, total
+    if z_loss:
+        loss = loss + z_loss * norm**2
+        more = 1 + 2 * z_loss * norm  # d loss / d logits = more softmax - onehot
+        factor, taken = factor * more, total / more
+    # d loss / d logits = softmax - onehot, times the row's sum
+    logits[torch.arange(len(targets), device=targets.device), targets] -= taken
     if slope is not None:
-        grad *= slope
-    if token_weights is not None:
-        grad *= token_weights[:, None].to(grad.dtype)
-    return loss, grad if scale == 1.0 else grad.mul_(scale)
+        logits *= slope
+    return weigh(loss, token_weights), logits, weigh(factor, token_weights)[:, None]
+
+
+def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(z - max) in place, a few rows at a time while they are in the cache: (max, sum) of each row."""
+    most, total = (logits.new_empty(logits.shape[0]) for _ in range(2))
+    rows = len(logits) if logits.is_cuda else max(1, CACHED_ELEMENTS // logits.shape[1])
+    for begin in range(0, len(logits), rows):
+        some = slice(begin, begin + rows)
+        z = logits[some]
+        torch.amax(z, 1, out=most[some])
+        z.sub_(most[some, None]).exp_()
+        torch.sum(z, 1, out=total[some])
+    return most, total

@@ -48,9 +48,8 @@ STATE_BYTES: Mapping[str, float] = {
     "adamw": 2 * FP32, "paged_adamw": 2 * FP32, "adamw_8bit": 2 * (1 + FP32 / 256),
     "paged_adamw_8bit": 2 * (1 + FP32 / 256),
 }  # fmt: skip
-# Logits of a chunk are 16 MB in fp32 (kernels/head.py).
-CHUNK_ELEMENTS = 4_000_000
-LEAST_CHUNK_ROWS = 16
+# Rows of logits made at once (kernels/head.py).
+CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,11 +254,16 @@ def _live(load: Load, trains: Trains, compute: int) -> float:
     return load.computed * max(mlp, attention) * compute + own + wide
 
 
+def chunk_rows(vocabulary: int) -> int:
+    """Rows whose logits are made at once."""
+    return max(16, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
+
+
 def _chunk(load: Load, compute: int) -> float:
     """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider."""
     facts = load.facts
-    most = max(LEAST_CHUNK_ROWS, CHUNK_ELEMENTS // facts.vocab_size)
-    rows = 2 * min(load.targets, most)  # a chunk, and its exponentials while their sum is taken
+    rows = min(load.targets, chunk_rows(facts.vocab_size))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
     cast = facts.embedding_parameters * compute if stored != compute else 0
-    return rows * facts.vocab_size * FP32 + load.targets * facts.hidden_size * compute + cast
+    narrow = compute if compute != FP32 else 0  # logits as computed beside those in fp32
+    return rows * facts.vocab_size * (FP32 + narrow) + load.targets * facts.hidden_size * compute + cast
