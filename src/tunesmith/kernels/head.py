@@ -213,11 +213,11 @@ def _again(
 ) -> tuple[Tensor, Tensor | None]:
     """Gradients of a head that trains, now that each token's factor is known."""
     with torch.enable_grad():
-        weight, bias = (None if x is None else x.detach().requires_grad_() for x in (weight, bias))
-        again = Head(weight, bias, ctx.scale, ctx.softcap)  # type: ignore[arg-type]
+        weight = weight.detach().requires_grad_()
+        bias = None if bias is None else bias.detach().requires_grad_()
+        again = Head(weight, bias, ctx.scale, ctx.softcap)
         with torch.autocast(hidden.device.type, ctx.dtype, enabled=ctx.dtype != hidden.dtype):
             summed_loss(hidden.detach(), again, targets, factors).backward()
-    assert weight is not None
     assert weight.grad is not None
     return weight.grad, None if bias is None else bias.grad
 
