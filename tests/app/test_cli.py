@@ -65,9 +65,21 @@ def test_each_verb_explains_itself(main: Main, verb: list[str]) -> None:
 def test_help_lists_the_verbs_of_the_contract_and_no_other(main: Main) -> None:
     code, out, _ = main("--help")
     assert code == 0
-    for verb in ("demo", "data", "plan", "train", "eval", "chat", "export", "runs", "methods", "doctor"):
+    for verb in (
+        "demo",
+        "data",
+        "plan",
+        "train",
+        "eval",
+        "chat",
+        "export",
+        "runs",
+        "methods",
+        "doctor",
+        "lr-find",
+    ):
         assert f"│ {verb} " in out
-    for absent in ("init", "serve", "sweep", "vocab", "bench", "lr-find", "cache", "web"):
+    for absent in ("init", "serve", "sweep", "vocab", "bench", "cache", "web"):
         assert f"│ {absent} " not in out
 
 

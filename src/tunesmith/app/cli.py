@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import failure, verbs
+from tunesmith.app import advising, failure, verbs
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -40,6 +40,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "data show", verbs.data_show),
     (MAKE, "data stats", verbs.data_stats),
     (MAKE, "plan", verbs.plan),
+    (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),
     (USE, "eval", verbs.evaluate),
     (USE, "chat", verbs.chat),

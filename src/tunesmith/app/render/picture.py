@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,24 @@ def save(runs: Sequence[dict[str, Any]], file: Path, changes: Mapping[str, dict[
 
     Raises UserError where nothing can be drawn or written.
     """
-    if file.suffix.lower() != ".png":
-        raise UserError.at("--png", f"{file} is no .png file", "name it such as loss.png")
+    require_png(file)
     if not any(run["curve"]["step"] for run in runs):
         raise UserError.at("--png", "no step was taken yet, so there is nothing to draw", "train first")
+    # a loss has another unit than shares and text scores; its course stands above
+    rows = [(name, row) for name, row in changes.items() if row.get("metric") != "loss"]
+    height = 5.3 + (1.05 + 0.32 * len(rows) if rows else 0)
+    draw_png(file, (9.6, height), lambda figure: _draw(figure, runs, rows))
+
+
+def require_png(file: Path) -> None:
+    """Raise UserError for a name that is no picture's; asked before hours of work."""
+    if file.suffix.lower() != ".png":
+        raise UserError.at("--png", f"{file} is no .png file", "name it such as loss.png")
+
+
+def draw_png(file: Path, inches: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """Write a figure of that size, drawn by `draw`, in the look of all pictures. UserError where it cannot be."""
+    require_png(file)
     import io
 
     import matplotlib
@@ -40,12 +54,8 @@ def save(runs: Sequence[dict[str, Any]], file: Path, changes: Mapping[str, dict[
     settings: Any = {"font.family": _fonts(), "font.size": 9, "axes.unicode_minus": False, "text.color": INK}
     settings |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), QUIET)
     with matplotlib.rc_context(settings):
-        # a loss has another unit than shares and text scores; its course stands above
-        rows = [(name, row) for name, row in changes.items() if row.get("metric") != "loss"]
-        figure = Figure(
-            figsize=(9.6, 5.3 + (1.05 + 0.32 * len(rows) if rows else 0)), dpi=160, facecolor="white"
-        )
-        _draw(figure, runs, rows)
+        figure = Figure(figsize=inches, dpi=160, facecolor="white")
+        draw(figure)
         picture = io.BytesIO()
         FigureCanvasAgg(figure).print_png(picture)
     try:
@@ -76,9 +86,9 @@ def _draw(figure: Any, runs: Sequence[dict[str, Any]], rows: Sequence[tuple[str,
     title = "  against  ".join(Path(run["run"]).name for run in runs)
     figure.text(0.035, 1 - 0.32 / height, title, fontsize=14, fontweight="bold", color=INK, va="center")
     figure.text(0.035, 1 - 0.58 / height, _about(runs), fontsize=9, color=QUIET, va="center")
-    losses = _plain(figure.add_subplot(grid[:, 0]), "loss (nats a token)", "step")
-    rates = _plain(figure.add_subplot(grid[0, 1]), "learning rate", "")
-    norms = _plain(figure.add_subplot(grid[1, 1]), "gradient norm", "step")
+    losses = plain_axes(figure.add_subplot(grid[:, 0]), "loss (nats a token)", "step")
+    rates = plain_axes(figure.add_subplot(grid[0, 1]), "learning rate", "")
+    norms = plain_axes(figure.add_subplot(grid[1, 1]), "gradient norm", "step")
     for index, run in enumerate(runs):
         _course(
             losses, rates, norms, run, COLOURS[index % 4], COLOURS[(index + 1) % 4] if len(runs) == 1 else ""
@@ -90,10 +100,10 @@ def _draw(figure: Any, runs: Sequence[dict[str, Any]], rows: Sequence[tuple[str,
         place = (0.2, bottom, 0.775, below - 0.25 / height)
         last = Path(runs[-1]["run"]).name
         what = "change by training" if len(runs) == 1 else f"{last} against {Path(runs[0]['run']).name}"
-        _changes(_plain(figure.add_axes(place), f"{what}: points, with 95% interval", ""), rows)
+        _changes(plain_axes(figure.add_axes(place), f"{what}: points, with 95% interval", ""), rows)
 
 
-def _plain(axes: Any, title: str, under: str) -> Any:
+def plain_axes(axes: Any, title: str, under: str) -> Any:
     """Axes without a box, with a light grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, color=GRID, linewidth=0.8)

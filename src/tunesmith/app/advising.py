@@ -1,0 +1,46 @@
+"""The verbs that look for better settings: lr-find, sweep. No logic lives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tunesmith.app.answer import Answer
+from tunesmith.app.progress import reporting
+from tunesmith.app.verbs import Json, Overrides, RecipeFile
+
+Picture = Annotated[str | None, Parameter(name="--png", help="Draw it into this file.")]
+
+
+def lr_find(
+    recipe: RecipeFile,
+    /,
+    *overrides: Overrides,
+    steps: Annotated[int, Parameter(name="--steps", help="Steps of the test, one rate each.")] = 60,
+    low: Annotated[
+        float | None, Parameter(name="--from", help="First rate; null: a hundredth of the usual.")
+    ] = None,
+    high: Annotated[
+        float | None, Parameter(name="--to", help="Last rate; null: a thousand times the usual.")
+    ] = None,
+    png: Picture = None,
+    json: Json = False,
+) -> Answer:
+    """The learning rate that suits model, data and method.
+
+    A short run whose rate rises at every step, until the loss does. Nothing is kept of it: no run folder, no weight.
+    """
+    from tunesmith.app.render import picture, rates
+    from tunesmith.recipe import load
+    from tunesmith.search.rates import find_rate
+
+    if png is not None:
+        picture.require_png(Path(png))
+    chosen = load(recipe, overrides)
+    with reporting() as reporter:
+        found = find_rate(chosen, steps=steps, low=low, high=high, reporter=reporter)
+    if png is not None:
+        rates.save(found, Path(png), recipe)
+    return Answer(found | {"png": png}, lambda document: rates.page(document, recipe), json)
