@@ -225,16 +225,18 @@ def evaluate(
     target: str | Path,
     *,
     tasks: Sequence[Task] | None = None,
+    probes: Sequence[str] | None = None,
     baseline: str | None = None,
     answers: Path | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Score a model on tasks (a run: its own), against a baseline if named: the contracted JSON of `eval`."""
+    """Score a model on tasks and probes (a run: its own), against a baseline if named: the JSON of `eval`."""
     from tunesmith.evaluation.evaluate import evaluate as measure
     from tunesmith.evaluation.forgetting import compare
 
     recipe = load(open_run(target).recipe) if is_run(target) else None
     chosen = tuple(tasks) if tasks is not None else recipe.evaluation.tasks if recipe else ()
+    asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:
         opened = open_model(name)
@@ -244,7 +246,7 @@ def evaluate(
             opened.template,
             held_out=_held_out(opened, recipe) if recipe else None,
             tasks=chosen,
-            probes=recipe.evaluation.probes if recipe else (),
+            probes=asked,
             micro_tokens=MICRO_TOKENS,
             reporter=reporter or Silent(),
             answers=kept,

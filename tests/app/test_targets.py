@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.app.targets import recipe_of, tasks_of
+from tunesmith.app.targets import probes_of, recipe_of, tasks_of
 from tunesmith.errors import RecipeError
 
 from .test_runs import make_run
@@ -82,3 +82,11 @@ def test_a_file_name_becomes_a_task_name() -> None:
     found = tasks_of(["医学 test.csv"], "some/model")
     assert found is not None
     assert found[0].name == "task___test"
+
+
+def test_probes_named_on_the_command_line_are_a_file(tmp_path: Path) -> None:
+    assert probes_of(None) is None
+    (tmp_path / "p.yaml").write_text("- Who are you?\n")
+    assert probes_of(str(tmp_path / "p.yaml")) == ("Who are you?",)
+    with pytest.raises(RecipeError, match="give a list of questions, or the path"):
+        probes_of("Who are you?")

@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import advising, failure, verbs
+from tunesmith.app import advising, failure, reshape, verbs
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -39,6 +39,9 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "data check", verbs.data_check),
     (MAKE, "data show", verbs.data_show),
     (MAKE, "data stats", verbs.data_stats),
+    (MAKE, "data convert", reshape.data_convert),
+    (MAKE, "data split", reshape.data_split),
+    (MAKE, "data sample", reshape.data_sample),
     (MAKE, "plan", verbs.plan),
     (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),
@@ -52,7 +55,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (KNOW, "doctor", verbs.doctor),
 )
 FAMILIES = {
-    "data": "Look at data before training on it: check, show, stats.",
+    "data": "Look at data, and make data files of data files.",
     "runs": "The run folders: list, show, compare.",
 }
 

@@ -15,6 +15,7 @@ from tunesmith.data.gather import objective_of
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.folder import is_run, open_run
 from tunesmith.recipe import Recipe, Task
+from tunesmith.recipe.probes import read_probes
 
 DATA = (".jsonl", ".json", ".txt")
 RECIPES = (".yaml", ".yml")
@@ -60,6 +61,16 @@ def tasks_of(words: Sequence[str], target: str) -> tuple[Task, ...] | None:
     if problems:
         raise RecipeError(problems)
     return tuple(chosen.values())
+
+
+def probes_of(name: str | None) -> tuple[str, ...] | None:
+    """The questions in the file named by --probes; None where it was not given, which means the run's own."""
+    if name is None:
+        return None
+    try:
+        return read_probes(name)
+    except ValueError as error:
+        raise RecipeError.at("--probes", str(error), 'write it as a list: - "question"') from None
 
 
 def _own_tasks(target: str) -> tuple[Task, ...]:

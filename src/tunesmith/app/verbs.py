@@ -187,6 +187,10 @@ def evaluate(
         list[str] | None,
         Parameter(name="--tasks", help="Names of the run's tasks or files of items, with commas between."),
     ] = None,
+    probes: Annotated[
+        str | None,
+        Parameter(name="--probes", help="A YAML file of questions to answer, in place of the run's own."),
+    ] = None,
     baseline: Annotated[
         str | None, Parameter(name="--baseline", help="Compare with this run or model, pair by pair.")
     ] = None,
@@ -195,11 +199,11 @@ def evaluate(
     """Score a run or a model; say what was gained and forgotten."""
     from tunesmith import run
     from tunesmith.app.render import scores
-    from tunesmith.app.targets import tasks_of
+    from tunesmith.app.targets import probes_of, tasks_of
 
-    chosen = tasks_of(tasks or [], target)
+    chosen, asked = tasks_of(tasks or [], target), probes_of(probes)
     with reporting() as reporter:
-        found = run.evaluate(target, tasks=chosen, baseline=baseline, reporter=reporter)
+        found = run.evaluate(target, tasks=chosen, probes=asked, baseline=baseline, reporter=reporter)
     return Answer(found, scores.page, json)
 
 

@@ -48,6 +48,8 @@ def _answer(value: Any, key: str, names: Mapping[str, str]) -> tuple[Message, ..
     """An answer as text, as a turn, as turns, or a whole dialogue of hh-rlhf."""
     if isinstance(value, str) and value.startswith("\n\nHuman:"):
         return _spoken(value, key)
+    if isinstance(value, str) and (turns := turns_in(value)):
+        value = turns
     if isinstance(value, str):
         if is_blank(value):
             raise Unfit("empty_answer", f"{key} is empty")
@@ -57,6 +59,20 @@ def _answer(value: Any, key: str, names: Mapping[str, str]) -> tuple[Message, ..
     if isinstance(value, list):
         return read_turns({key: value}, key, names)
     raise Unfit("wrong_type", f"{key} is {kind_of(value)}, a string or turns are needed")
+
+
+def turns_in(text: str) -> list[Any] | None:
+    """The turns that a table's cell holds as JSON; None for any other text, other JSON included."""
+    if not text.lstrip().startswith("[{"):
+        return None
+    found = loads(text)
+    keys = ({"role", "content"}, {"from", "value"}, {"role", "tool_calls"})
+    return (
+        found
+        if isinstance(found, list)
+        and all(isinstance(turn, dict) and any(turn.keys() >= needed for needed in keys) for turn in found)
+        else None
+    )
 
 
 def _spoken(text: str, key: str) -> tuple[Message, ...]:
@@ -75,8 +91,8 @@ def _prompt(row: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Message, 
     """What is answered: turns or a text under one of the usual names; () where there is none."""
     for key in dict.fromkeys((names["prompt"], "messages", "conversations", "conversation")):
         value = row.get(key)
-        if isinstance(value, str) and value.lstrip().startswith("[{"):
-            value = loads(value) or value
+        if isinstance(value, str):
+            value = turns_in(value) or value
         if isinstance(value, list):
             turns = read_turns({key: value}, key, names)
             check_prompt(turns, key)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tunesmith.recipe.probes import read_probes
 from tunesmith.recipe.section import Count, Section, Share, ShareOrCount
 
 DataFormat = Literal[
@@ -204,9 +205,14 @@ class Evaluation(Section):
     tasks: tuple[Task, ...] = ()
     """Scored before and after."""
     probes: tuple[str, ...] = ()
-    """Questions whose answers are kept, before and after."""
+    """Questions whose answers are kept, before and after: a list, or a YAML file that holds one."""
     early_stop: Count | None = None
     """Stop after so many held-out losses without a new best, and keep the best."""
+
+    @field_validator("probes", mode="before")
+    @classmethod
+    def _read_from_a_file(cls, value: Any) -> Any:
+        return read_probes(value) if isinstance(value, str) else value
 
     @field_validator("tasks")
     @classmethod

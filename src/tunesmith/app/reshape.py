@@ -1,0 +1,197 @@
+"""The verbs that make data files of data files: convert, split, sample. No logic lives here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from tunesmith.app.answer import Answer
+from tunesmith.app.progress import reporting
+from tunesmith.app.verbs import Json
+from tunesmith.errors import UserError
+from tunesmith.recipe import DataFormat, Source
+
+Files = Annotated[str, Parameter(name="FILE", help="Data files: paths, patterns, folders or hub names.")]
+Out = Annotated[
+    str, Parameter(name="--out", help="The new file; its suffix says its kind. Never written over.")
+]
+From = Annotated[
+    DataFormat | None, Parameter(name="--from", help="Format of FILE, where it is not to be recognised.")
+]
+Columns = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--column", help="A column's name in FILE, such as prompt=question; may be given several times."
+    ),
+]
+Seed = Annotated[int, Parameter(name="--seed", help="Of every random choice.")]
+DropBad = Annotated[
+    bool, Parameter(name="--drop-bad", help="Leave unreadable rows out, counted.", show_default=False)
+]
+Part = Annotated[float | None, Parameter(help="Share of the rows (0.05) or their number (200).")]
+
+
+def sources_of(files: tuple[str, ...], format: DataFormat | None, columns: list[str] | None) -> list[Source]:
+    """What the words say of the files. Raises UserError."""
+    if not files:
+        raise UserError.at("FILE", "is missing", "name a data file")
+    names: dict[str, str] = {}
+    for word in columns or ():
+        name, equals, column = word.partition("=")
+        if not (name and equals and column):
+            raise UserError.at(f"--column {word}", "is no NAME=COLUMN", "such as --column prompt=question")
+        names[name] = column
+    return [Source(path=file, format=format, columns=names) for file in files]
+
+
+def part_of(value: float | None, name: str) -> int | float | None:
+    """0.05 is a share, 200.0 a number of rows. Raises UserError for anything else."""
+    if value is None or 0 < value < 1:
+        return value
+    if value >= 1 and value == int(value):
+        return int(value)
+    raise UserError.at(name, f"is {value:g}: neither a share nor a number of rows", "such as 0.05 or 200")
+
+
+def data_convert(
+    file: Files,
+    /,
+    *,
+    out: Out,
+    to: Annotated[
+        DataFormat | None, Parameter(name="--to", help="Format of the new rows; FILE's own, unless given.")
+    ] = None,
+    from_: From = None,
+    column: Columns = None,
+    lossy: Annotated[
+        bool,
+        Parameter(name="--lossy", help="Carry what can be carried, and count the rest.", show_default=False),
+    ] = False,
+    json: Json = False,
+) -> Answer:
+    """Write data in another format or kind of file, without loss.
+
+    Columns that the format does not read are carried along. What the new rows could not hold is listed, and nothing
+    is written, unless --lossy says so. The new file is read back and compared before it takes its name.
+    """
+    from tunesmith.app.render import reshape as pages
+    from tunesmith.data.reshape.convert import convert
+
+    with reporting() as reporter:
+        found = convert(sources_of((file,), from_, column)[0], to, out, lossy=lossy, reporter=reporter)
+    return Answer(found, pages.converted, json)
+
+
+def data_split(
+    *files: Files,
+    out: Annotated[str, Parameter(name="--out", help="A new folder for the parts and split.json.")],
+    validation: Annotated[Part, Parameter(name="--validation")] = None,
+    test: Annotated[Part, Parameter(name="--test")] = None,
+    by: Annotated[
+        str | None, Parameter(name="--by", help="Column of groups: rows with the same value stay together.")
+    ] = None,
+    stratify: Annotated[
+        str | None,
+        Parameter(name="--stratify", help="Column of kinds, each of which gives its share; or: source."),
+    ] = None,
+    seed: Seed = 0,
+    from_: From = None,
+    column: Columns = None,
+    drop_bad: DropBad = False,
+    json: Json = False,
+) -> Answer:
+    """Split rows into train, validation and test.
+
+    Equal rows, and dialogues that continue each other, never part; nor do rows of one group (--by). Rows are written
+    as they were read; which part a row goes to depends on its content and the seed alone.
+    """
+    from tunesmith.app.render import reshape as pages
+    from tunesmith.data.reshape.divide import Wish, divide
+
+    wish = Wish(part_of(validation, "--validation"), part_of(test, "--test"), by, stratify, seed)
+    with reporting() as reporter:
+        found = divide(sources_of(files, from_, column), wish, out, drop_bad=drop_bad, reporter=reporter)
+    return Answer(found, pages.divided, json)
+
+
+Kind = Annotated[
+    Literal["rows", "probes", "choice", "open"],
+    Parameter(
+        name="--as",
+        help="rows for a first run; probes.yaml; a test set of choices (scored) or of open questions (for people).",
+    ),
+]
+Number = Annotated[
+    int | None,
+    Parameter(name="--number", help="How many; unless given 100 rows, 10 probes, 50 choices, 30 open."),
+]
+Random = Annotated[
+    bool, Parameter(name="--random", help="Rows drawn by the seed, not the first.", show_default=False)
+]
+Questions = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--question", help="A probe of your own; may be given several times.", allow_leading_hyphen=True
+    ),
+]
+Rest = Annotated[
+    str | None,
+    Parameter(name="--rest", help="A new file for the rows that give none of the drawn ones away."),
+]
+NUMBERS = {"rows": 100, "probes": 10, "choice": 50, "open": 30}
+
+
+def data_sample(
+    *files: Files,
+    out: Out,
+    as_: Kind = "rows",
+    number: Number = None,
+    random: Random = False,
+    question: Questions = None,
+    rest: Rest = None,
+    seed: Seed = 0,
+    from_: From = None,
+    column: Columns = None,
+    drop_bad: DropBad = False,
+    json: Json = False,
+) -> Answer:
+    """The first rows, ten probes, or a test set of your field.
+
+    Choices get wrong options from other rows' answers and are marked for review. Name what is written in
+    evaluation.tasks or evaluation.probes; train on --rest.
+    """
+    from tunesmith.app.render import reshape as pages
+    from tunesmith.data.reshape.draw import draw_probes, draw_rows
+    from tunesmith.data.reshape.quiz import build_choices, build_sheet
+
+    _require_fitting(as_, random, question, rest)
+    count = NUMBERS[as_] if number is None else number
+    if count < 1:
+        raise UserError.at("--number", f"must be at least 1, got {count}", f"try --number {NUMBERS[as_]}")
+    sources = sources_of(files, from_, column)
+    with reporting() as reporter:
+        common = {"seed": seed, "drop_bad": drop_bad, "reporter": reporter}
+        match as_:
+            case "rows":
+                found = draw_rows(sources, count, out, random=random, rest=rest, **common)  # type: ignore[arg-type]
+            case "probes":
+                found = draw_probes(sources, count, out, written=question or (), **common)  # type: ignore[arg-type]
+            case "choice":
+                found = build_choices(sources, count, out, rest=rest, **common)  # type: ignore[arg-type]
+            case "open":
+                found = build_sheet(sources, count, out, **common)  # type: ignore[arg-type]
+    return Answer(found, pages.sampled, json)
+
+
+def _require_fitting(as_: str, random: bool, question: list[str] | None, rest: str | None) -> None:
+    """Options that mean nothing beside the others are named, not passed over."""
+    for given, name, kinds in (
+        (random, "--random", ("rows",)),
+        (question, "--question", ("probes",)),
+        (rest, "--rest", ("rows", "choice")),
+    ):
+        if given and as_ not in kinds:
+            raise UserError.at(
+                name, f"means nothing with --as {as_}", f"it goes with --as {' or '.join(kinds)}"
+            )

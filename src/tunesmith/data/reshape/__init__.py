@@ -1,0 +1,1 @@
+"""Data files into other data files: converted, split, drawn from, augmented; the input is never touched."""
