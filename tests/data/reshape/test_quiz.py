@@ -103,7 +103,7 @@ def test_the_sheet_holds_questions_and_references(tmp_path: Path, name: str) -> 
     text = (tmp_path / name).read_text("utf-8")
     assert report["rows"] == 11
     for row in ROWS:
-        assert row["question"] in text
+        assert str(row["question"]) in text
     if name.endswith(".md"):
         assert "````text\nMend: ```f(x)```, please\n````" in text
         return

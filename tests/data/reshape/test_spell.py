@@ -82,4 +82,4 @@ def test_what_a_row_cannot_say_is_named(
 # mutation tried: no case for Judged(desirable=False)
 def test_a_bad_answer_never_becomes_one_to_learn() -> None:
     for format in ("messages", "sharegpt", "alpaca", "history", "prompt_response", "text"):
-        assert spell(Judged(chat(U, A), False), format).rows == ()  # type: ignore[arg-type]
+        assert spell(Judged(chat(U, A), False), format).rows == ()
