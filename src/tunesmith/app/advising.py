@@ -44,3 +44,40 @@ def lr_find(
     if png is not None:
         rates.save(found, Path(png), recipe)
     return Answer(found | {"png": png}, lambda document: rates.page(document, recipe), json)
+
+
+def sweep(
+    recipe: RecipeFile,
+    /,
+    *axes: Annotated[
+        str, Parameter(name="KEY=A,B,C", help="Keys and the values to try; key=LOW..HIGH with --random.")
+    ],
+    drawn: Annotated[
+        int | None, Parameter(name="--random", help="So many combinations, drawn by the recipe's seed.")
+    ] = None,
+    output: Annotated[
+        str | None, Parameter(name="--output", help="Folder of the sweep; the recipe's output and -sweep.")
+    ] = None,
+    resume: Annotated[
+        bool, Parameter(name="--resume", help="Go on with a sweep; what ended is kept.", show_default=False)
+    ] = False,
+    png: Picture = None,
+    json: Json = False,
+) -> Answer:
+    """Runs side by side: every combination of some keys, at equal tokens.
+
+    Each is an ordinary run folder in one sweep folder. Where they cut the data differently, each model is measured
+    on the held-out rows of every cut.
+    """
+    from tunesmith.app.render import picture
+    from tunesmith.app.render import sweep as pages
+    from tunesmith.search.sweep import sweep as carry_out
+
+    if png is not None:
+        picture.require_png(Path(png))
+    with reporting() as reporter:
+        found = carry_out(recipe, axes, drawn=drawn, output=output, resume=resume, reporter=reporter)
+    if png is not None:
+        pages.save(found, Path(png))
+    failed = any(run["status"] == "failed" for run in found["runs"])
+    return Answer(found | {"png": png}, pages.page, json, code=2 if failed else 0)

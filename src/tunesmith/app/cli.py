@@ -45,6 +45,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "plan", verbs.plan),
     (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),
+    (MAKE, "sweep", advising.sweep),
     (USE, "eval", verbs.evaluate),
     (USE, "chat", verbs.chat),
     (USE, "export", verbs.export),
