@@ -235,7 +235,7 @@ def evaluate(
     from tunesmith.evaluation.forgetting import compare
 
     recipe = load(open_run(target).recipe) if is_run(target) else None
-    chosen = tuple(tasks) if tasks is not None else recipe.evaluation.tasks if recipe else ()
+    chosen = tuple(tasks) if tasks is not None else recipe.tasks if recipe else ()
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:

@@ -10,11 +10,12 @@ open_model, evaluate, answer, export   in opened.py: what a finished run (or any
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
+from tunesmith.errors import DataError, DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
 from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
@@ -29,8 +30,11 @@ from tunesmith.tracking.start import following
 from tunesmith.work import Work, base_of, fit_to_data, tune
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
     from transformers import PreTrainedTokenizerFast
 
+    from tunesmith.data.doctor.leakage import HeldText
     from tunesmith.data.template import ChatTemplate
     from tunesmith.evaluation.scores import Evaluated
     from tunesmith.tuning.method import Method, TunedModel
@@ -82,7 +86,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     reporter = reporter or Silent()
     require_suited_parts(recipe)
     require_mergeable(recipe.model)
-    read_tasks(recipe.evaluation.tasks)  # a fault in a task file is told before hours are spent
+    read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts, device = read_facts(recipe.model), find_device()
@@ -145,15 +149,62 @@ def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dic
     return xray(recipe.data, recipe.objective, tokenizer, template, rows)
 
 
-def check(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
-    """What is wrong or suspicious in a recipe's data; exact tokens where its tokenizer is at hand."""
-    from tunesmith.data.check import check as examine
+def check(
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    *,
+    rules: Sequence[str] = (),
+    examples: int = 5,
+    model_score: bool = False,
+) -> dict[str, Any]:
+    """What is wrong or suspicious in a recipe's data; exact tokens where its tokenizer is at hand.
 
+    `rules` are files of rules, YAML or Python. With `model_score` the base model weighs suspected typos.
+    """
+    from tunesmith.data.doctor import check as examine
+    from tunesmith.data.doctor.rules import load_all
+
+    by_yaml, own = load_all(rules)
     try:
         template = _words(recipe)[1]
     except ModelError:
+        if model_score:
+            raise
         template = None
-    return examine(recipe.data, objective=recipe.objective, template=template, reporter=reporter).to_json()
+    return examine(
+        recipe.data,
+        objective=recipe.objective,
+        template=template,
+        reporter=reporter,
+        rules=by_yaml,
+        own=own,
+        tasks=_questions(recipe),
+        score=_scorer(recipe) if model_score else None,
+        examples=examples,
+    ).to_json()
+
+
+def _questions(recipe: Recipe) -> Iterator[HeldText]:
+    """What the evaluation tasks ask, to be looked for in training; a task that cannot be read is told by plan."""
+    from tunesmith.data.doctor.leakage import HeldText, question_of
+    from tunesmith.evaluation.tasks import read_items
+
+    for task in recipe.tasks:
+        with suppress(DataError):
+            for item in read_items(task):
+                yield HeldText(task.name, item.address, question_of(item.record))
+
+
+def _scorer(recipe: Recipe) -> Callable[[Sequence[str]], list[float]]:
+    """The base model's nats of texts."""
+    from tunesmith.evaluation.likelihood import scorer
+    from tunesmith.opened import MICRO_TOKENS, base_model
+    from tunesmith.plan.device import find_device
+
+    tokenizer, template = _words(recipe)
+    device = find_device()
+    lm = base_model(recipe.model, device, "bf16" if device.bf16 else "fp32", recipe.seed)
+    return scorer(lm.eval(), tokenizer, template, MICRO_TOKENS)
 
 
 def _words(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:

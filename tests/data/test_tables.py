@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.data.check import check
+from tunesmith.data.doctor import check
 from tunesmith.data.gather import open_source
 from tunesmith.data.records import Choice, Record
 from tunesmith.data.sources import BadRow, Row, read_rows

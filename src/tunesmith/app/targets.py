@@ -74,7 +74,7 @@ def probes_of(name: str | None) -> tuple[str, ...] | None:
 
 
 def _own_tasks(target: str) -> tuple[Task, ...]:
-    return recipes.load(open_run(target).recipe).evaluation.tasks if is_run(target) else ()
+    return recipes.load(open_run(target).recipe).tasks if is_run(target) else ()
 
 
 def _tasks(word: str, known: dict[str, Task], problems: list[Problem]) -> Iterator[Task]:
@@ -83,7 +83,7 @@ def _tasks(word: str, known: dict[str, Task], problems: list[Problem]) -> Iterat
     if word in known:
         yield known[word]
     elif path.suffix.lower() in RECIPES:
-        yield from recipes.load(path).evaluation.tasks
+        yield from recipes.load(path).tasks
     elif path.is_file():
         yield Task(name=_name(path), kind=_kind(path), path=word)
     else:

@@ -16,9 +16,10 @@ from typing import Any, get_args
 from tunesmith.data.faults import Fault, Unfit, fix_of, is_blank, kind_of, list_at, text_at
 from tunesmith.data.judged import LABELS, is_label, read_choice, read_kto, read_preference
 from tunesmith.data.records import Chat, Message, Record, Text
+from tunesmith.data.tags import tagged
 from tunesmith.data.turns import read_chat, read_tools
 from tunesmith.errors import DataError
-from tunesmith.recipe import DataFormat
+from tunesmith.recipe import DataFormat, Tags
 
 __all__ = ["Fault", "Recognition", "check_columns", "explain", "fix_of", "recognise", "to_record"]
 
@@ -193,12 +194,15 @@ def _listed(names: Iterable[str]) -> str:
     return " and ".join(f"{name!r:.40}" for name in names)
 
 
-def to_record(value: Any, format: DataFormat, columns: Mapping[str, str]) -> Record | Fault:
+def to_record(
+    value: Any, format: DataFormat, columns: Mapping[str, str], tags: Tags | None = None
+) -> Record | Fault:
     """What the row means, or why it means nothing. Never raises, whatever the value."""
     try:
         if not isinstance(value, dict):
             raise Unfit("wrong_type", f"the row is {kind_of(value)}, an object is needed")
-        return _READERS[format](value, _columns(format, columns), columns)
+        record = _READERS[format](value, _columns(format, columns), columns)
+        return record if tags is None else tagged(record, value, tags)
     except Unfit as unfit:
         return unfit.fault
 

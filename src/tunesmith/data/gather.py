@@ -48,7 +48,7 @@ class Opened:
             self.format = recognise([row.value], self.source.path, self.source.columns)
         if self.format is None:
             return Fault("wrong_type", "the row is no JSON object")
-        return to_record(row.value, self.format, self.source.columns)
+        return to_record(row.value, self.format, self.source.columns, self.source.tags)
 
 
 def open_source(source: Source, reporter: Reporter | None = None) -> Opened:

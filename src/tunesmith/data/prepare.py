@@ -109,8 +109,10 @@ def inputs_of(data: Data) -> list[tuple[Split, Source]]:
     parts: list[tuple[Split, float | str | None]] = [("test", data.test), ("validation", data.validation)]
     for use, part in parts:
         if isinstance(part, str):
-            inputs.append((use, Source(path=part, format=named.format, columns=named.columns)))
-    return [*inputs, *(("train", source) for source in data.train)]
+            inputs.append(
+                (use, Source(path=part, format=named.format, columns=named.columns, tags=data.tags))
+            )
+    return [*inputs, *(("train", source) for source in data.sources)]
 
 
 class _Reading:

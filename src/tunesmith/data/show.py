@@ -58,7 +58,7 @@ def show(
 def _first(data: Data, rows: int) -> Iterator[tuple[str, Record | Fault]]:
     """The first rows of all sources together; nothing behind them is read."""
     left = rows if data.limit is None else min(rows, data.limit)
-    for source in data.train:
+    for source in data.sources:
         if left <= 0:
             return
         opened = open_source(source)

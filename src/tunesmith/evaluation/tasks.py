@@ -16,7 +16,7 @@ from tunesmith.data.faults import Fault
 from tunesmith.data.gather import open_source
 from tunesmith.data.records import Chat, Choice, Record, Text
 from tunesmith.errors import DataError, Problem
-from tunesmith.recipe import DataFormat, Source, Task
+from tunesmith.recipe import DataFormat, Source, Tags, Task
 
 LETTERS = "ABCDEFGHIJ"
 SPELT_PROBLEMS = 50
@@ -65,7 +65,7 @@ def read_items(task: Task) -> tuple[Item, ...]:
     items: list[Item] = []
     for path in _files(task.path):
         good: list[tuple[str, Record]] = []
-        for read in _read(str(path), task.kind):
+        for read in _read(str(path), task.kind, task.tags):
             if isinstance(read, _Bad):
                 problems.append(Problem(read.address, f"{read.reason}: {read.detail}", _FIX[task.kind]))
             else:
@@ -111,10 +111,10 @@ def _files(path: str) -> list[Path]:
     return found
 
 
-def _read(path: str, kind: str) -> Iterator[_Read]:
+def _read(path: str, kind: str, tags: Tags | None) -> Iterator[_Read]:
     """The items of a file; the format of questions is known, that of chats and texts is recognised."""
     format, wanted = _WANTED[kind]
-    opened = open_source(Source(path=path, format=format))
+    opened = open_source(Source(path=path, format=format, tags=tags))
     for raw in opened.rows:
         record = opened.record(raw)
         if isinstance(record, Fault):

@@ -20,6 +20,7 @@ from tunesmith.recipe.sections import (
     Sharding,
     Source,
     Steps,
+    Tags,
     Task,
     Tokens,
 )
@@ -91,6 +92,7 @@ __all__ = [
     "Sharding",
     "Source",
     "Steps",
+    "Tags",
     "Task",
     "Tokens",
     "Tuned",

@@ -30,6 +30,7 @@ from tunesmith.recipe.sections import (
     Rescue,
     Sharding,
     Steps,
+    Task,
     Tokens,
 )
 from tunesmith.recipe.tuning import TUNING_ALIASES, Lora, Tuning
@@ -104,6 +105,14 @@ class Recipe(Section):
     @classmethod
     def _objective_kind(cls, value: Any) -> Any:
         return value["kind"] if isinstance(value, dict) and set(value) == {"kind"} else value
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The scored tasks, each with the tags that hold for it: questions are asked as they were learnt."""
+        return tuple(
+            task if task.tags or not self.data.tags else task.model_copy(update={"tags": self.data.tags})
+            for task in self.evaluation.tasks
+        )
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith.recipe.probes import read_probes
 from tunesmith.recipe.section import Count, Section, Share, ShareOrCount
@@ -45,6 +45,44 @@ class Model(Section):
         return self
 
 
+class Tags(Section):
+    """Columns that say who speaks (age, sex, region, ..), put before the first question or the system turn."""
+
+    columns: dict[str, str] = Field(min_length=1)
+    """Which columns, and what each is called in the prompt: {age: Age}; a list takes their own names."""
+    item: str = "{name}: {value}"
+    """One tag."""
+    between: str = ", "
+    """What stands between tags; a row's empty and missing ones are left out."""
+    template: str = "[{tags}]\n{prompt}"
+    """All tags and the text they are put to."""
+    place: Literal["question", "system"] = "question"
+    """The first question, or the system turn (made where there is none)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _columns_alone(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        if isinstance(value, list | tuple):
+            value = {"columns": value}
+        if isinstance(value, dict) and isinstance(value.get("columns"), str | list | tuple):
+            names = [value["columns"]] if isinstance(value["columns"], str) else value["columns"]
+            value = {**value, "columns": {name: name for name in names}}
+        return value
+
+    @field_validator("item", "template")
+    @classmethod
+    def _has_its_fields(cls, value: str, info: ValidationInfo) -> str:
+        needed = ("{name}", "{value}") if info.field_name == "item" else ("{tags}", "{prompt}")
+        missing = [
+            name for name in (needed[1:] if info.field_name == "item" else needed) if name not in value
+        ]
+        if missing:
+            raise ValueError(f"needs {' and '.join(missing)} in it")
+        return value
+
+
 class Source(Section):
     """One data file, or several read as one."""
 
@@ -58,6 +96,8 @@ class Source(Section):
     """Share of tokens against the others (1 where unset). Where no source has one, each is read whole."""
     split: Literal["auto", "file", "line"] = "auto"
     """How a .txt becomes documents: auto at <|endoftext|> lines, else at blank lines."""
+    tags: Tags | None = None
+    """Columns that say who speaks; null takes data.tags."""
 
 
 Part = Annotated[Count | Share | str | None, Field(union_mode="left_to_right")]
@@ -86,8 +126,16 @@ class Data(Section):
     """Fill rows with several documents; none sees another."""
     mix: None = None
     """Not available yet; only null."""
-    tags: None = None
-    """Not available yet; only null."""
+    tags: Tags | None = None
+    """Columns put into the prompt: [age, region], or {columns, item, between, template, place}."""
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The train sources, each with the tags that hold for it."""
+        return tuple(
+            source if source.tags or not self.tags else source.model_copy(update={"tags": self.tags})
+            for source in self.train
+        )
 
     @field_validator("template")
     @classmethod
@@ -195,6 +243,8 @@ class Task(Section):
     """Longest answer of a generation."""
     limit: Count | None = None
     """Only the first N items."""
+    tags: Tags | None = None
+    """Columns that say who speaks; null takes data.tags."""
 
 
 class Evaluation(Section):

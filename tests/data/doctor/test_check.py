@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.data.byte_tokenizer import byte_template
-from tunesmith.data.check import CheckReport, Finding, check
+from tunesmith.data.doctor import CheckReport, Finding, check
 from tunesmith.data.template import ChatTemplate
 from tunesmith.recipe import Data
 
@@ -150,7 +150,7 @@ def test_json_has_its_shape(tmp_path: Path) -> None:
     for found in report["findings"]:
         assert set(found) == {"rule", "severity", "count", "examples", "fix"}
         assert found["fix"]
-        assert all(set(example) == {"where", "what"} for example in found["examples"])
+        assert all(set(example) == {"where", "what", "excerpt"} for example in found["examples"])
     assert json.loads(json.dumps(report)) == json.loads(json.dumps(report))
 
 
