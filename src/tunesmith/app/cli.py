@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import advising, failure, reshape, verbs
+from tunesmith.app import advising, doctoring, failure, reshape, verbs
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -36,7 +36,7 @@ MAKE, USE, KNOW = (Group(name, sort_key=i) for i, name in enumerate(("Make a mod
 VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "demo", verbs.demo),
     (MAKE, "import", verbs.import_recipe),
-    (MAKE, "data check", verbs.data_check),
+    (MAKE, "data check", doctoring.data_check),
     (MAKE, "data show", verbs.data_show),
     (MAKE, "data stats", verbs.data_stats),
     (MAKE, "data convert", reshape.data_convert),

@@ -14,7 +14,7 @@ from tunesmith import recipe as recipes
 from tunesmith import run
 from tunesmith.app.answer import document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.render import base, data, export, plan, scores, xray
+from tunesmith.app.render import base, check, export, plan, scores, xray
 from tunesmith.app.render import demo as pages
 from tunesmith.app.render.problems import problems
 from tunesmith.app.runs import read_report
@@ -86,7 +86,7 @@ def check_data(stage: Stage, recipe: Recipe) -> None:
     """1: every row can be read."""
     with reporting() as reporter:
         found = document_of(run.check(recipe, reporter=reporter))
-    stage.say(base.page(data.files(found["files"]), data.findings(found["findings"], examples=1)))
+    stage.say(base.page(check.files(found["files"]), check.findings(found["findings"], examples=1)))
     formats = f"{base.count(found['rows'])} rows in {len(found['formats'])} formats"
     stage.close(f"{formats}, {'all readable' if found['ok'] else 'not all usable'}", passed=found["ok"])
 

@@ -42,6 +42,31 @@ def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, 
     return recipes.parse(values, target, overrides)
 
 
+def recipe_of_files(target: str, words: Sequence[str], model: str | None) -> Recipe:
+    """The recipe at `target`, or one made for data files; words with an = that are no file change its keys."""
+    overrides = [word for word in words if "=" in word and not Path(word).exists()]
+    more = [word for word in words if word not in overrides]
+    if not _is_data(target):
+        if more:
+            fix = "give data files alone, or a recipe and keys to change: data.limit=100"
+            raise RecipeError.at(more[0], "stands behind a recipe, which names its own files", fix)
+        return recipe_of(target, model, overrides, model_needed=False)
+    files = [target, *more]
+    kinds = {objective_of(file) for file in files}
+    values = {
+        "model": model or NO_MODEL,
+        "data": {"train": files, "validation": None},
+        "objective": "pretrain" if "pretrain" in kinds else "sft",
+    }
+    return recipes.parse(values, target, overrides)
+
+
+def _is_data(target: str) -> bool:
+    """Whether a name means data: by its suffix, or because it is neither a recipe nor a run."""
+    path = Path(target)
+    return not is_run(path) and path.suffix.lower() not in RECIPES and not (path / "recipe.yaml").is_file()
+
+
 def _with_model(found: Recipe, model: str | None) -> Recipe:
     if model is None:
         return found

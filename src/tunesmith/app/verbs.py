@@ -80,21 +80,6 @@ def import_recipe(
     return Answer(import_file(file, dataset_info, out, tool), imported.page, json)
 
 
-def data_check(
-    target: RecipeOrData, /, *overrides: Overrides, model: OptionalModel = None, json: Json = False
-) -> Answer:
-    """Find what is wrong with data, and what to do about it."""
-    from tunesmith import run
-    from tunesmith.app.render import data
-    from tunesmith.app.targets import recipe_of
-
-    recipe = recipe_of(target, model, overrides, model_needed=False)
-    with reporting() as reporter:
-        found = run.check(recipe, reporter=reporter)
-    document = document_of(found)
-    return Answer(document, lambda it: data.check_page(it, target), json, code=0 if document["ok"] else 2)
-
-
 def data_show(
     target: RecipeOrData,
     /,

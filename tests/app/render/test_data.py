@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunesmith.app.render import data
+from tunesmith.app.render import check, data
 
 from .test_base import printed
 
@@ -42,15 +42,15 @@ def source(**fates: int) -> dict[str, Any]:
 
 
 def test_a_finding_has_its_place_its_words_and_its_cure() -> None:
-    out = printed(data.check_page(report(FINDING, ok=False)))
+    out = printed(check.page(report(FINDING, ok=False)))
     for part in ("✗ broken json  1 ×", "a/x.jsonl:2  Expecting value", "→ mend it", "a run would stop"):
         assert part in out
 
 
 def test_good_data_says_so_in_a_line() -> None:
-    assert data.check_words(report()) == "4 rows in 1 file, all readable"
+    assert check.words(report()) == "4 rows in 1 file, all readable"
     warned = report({**FINDING, "severity": "warning"})
-    assert data.check_words(warned) == "4 rows in 1 file, all readable; 1 thing to look at"
+    assert check.words(warned) == "4 rows in 1 file, all readable; 1 thing to look at"
 
 
 def test_fates_nobody_met_are_left_out_of_the_ledger() -> None:

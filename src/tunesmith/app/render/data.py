@@ -1,4 +1,4 @@
-"""Data as pages: what the check found, how long rows are, what became of each.
+"""Data as pages: how long rows are, what became of each.
 
 source          rows   whole  shortened  split  dropped
 a.jsonl          400     398          2      0        0
@@ -16,8 +16,6 @@ from tunesmith.app.render import base
 
 FATES = ("whole", "shortened", "split", "expanded", "dropped", "not_read")
 BAR = 30
-EXAMPLES = 3
-SIGNS = {"error": "bad", "warning": "warn", "note": "quiet"}
 
 
 def ledger(document: dict[str, Any]) -> RenderableType:
@@ -73,62 +71,6 @@ def _fate(fate: str, rows: int) -> Text:
         "quiet" if not rows else {"whole": "default", "dropped": "bad", "not_read": "quiet"}.get(fate, "warn")
     )
     return Text(base.count(rows), style)
-
-
-def check_page(document: dict[str, Any], note: str = "") -> RenderableType:
-    """The document of `data check`: files, findings with the grave first, lengths, and the verdict."""
-    return base.page(
-        base.heading("data check", note),
-        files(document["files"]),
-        findings(document["findings"]),
-        lengths(document["lengths"]) if document["lengths"]["count"] else None,
-        base.mark("good" if document["ok"] else "bad", check_words(document)),
-    )
-
-
-def files(found: list[dict[str, Any]]) -> RenderableType:
-    """What each file is, and how many of its rows are good."""
-    rows = [
-        (
-            Text(base.visible(name), "strong"),
-            file["use"],
-            file["format"] or "–",
-            base.count(file["rows"]),
-            Text(base.count(file["bad_rows"]), "bad" if file["bad_rows"] else "quiet"),
-        )
-        for name, file in zip(short_names([file["path"] for file in found]), found)
-    ]
-    return base.table(["file", "use", "format", "rows", "bad"], rows, right=[3, 4])
-
-
-def findings(found: list[dict[str, Any]], examples: int = EXAMPLES) -> RenderableType | None:
-    """What is wrong or odd: how often, where for example, and what to do."""
-    if not found:
-        return None
-    blocks: list[RenderableType] = []
-    for item in found:
-        title = base.visible(item["rule"]).replace("_", " ")
-        count = f"  {base.count(item['count'])} ×"
-        blocks.append(base.mark(SIGNS[item["severity"]], Text.assemble((title, "strong"), (count, "quiet"))))
-        for example in item["examples"][:examples]:
-            where = base.address(example["where"], 36)
-            words = Text.assemble((where, "accent"), "  ", base.visible(example["what"]))
-            blocks.append(base.indent(words, 4))
-        blocks.append(base.indent(Text(f"→ {base.visible(item['fix'])}", "quiet"), 4))
-    return base.indent(Group(*blocks))
-
-
-def check_words(document: dict[str, Any]) -> str:
-    """The check in a line: 1,204 rows in 7 files, 4 formats; 3 findings to look at."""
-    found = document["findings"]
-    bad = sum(item["count"] for item in found if item["severity"] == "error")
-    odd = sum(1 for item in found if item["severity"] == "warning")
-    words = f"{base.many(document['rows'], 'row')} in {base.many(len(document['files']), 'file')}"
-    if len(document["formats"]) > 1:
-        words += f", {len(document['formats'])} formats"
-    if not document["ok"]:
-        return f"{words}; a run would stop: {base.many(bad, 'thing')} to mend"
-    return f"{words}, all readable" + (f"; {base.many(odd, 'thing')} to look at" if odd else "")
 
 
 def stats_page(document: dict[str, Any], note: str = "") -> RenderableType:

@@ -1,11 +1,12 @@
 """Held-out questions that also stand in training, by n-grams that no row shares by chance.
 
-held-out item -> its 10-grams (words; Chinese characters)  --looked up in-->  each training row's 10-grams
-A row leaks an item when it holds at least half of them (Brown et al. 2020, appendix C, took one of 13).
+held-out item -> its 10-grams of words (16 Chinese characters)  --looked up in-->  those of each training row
+A row leaks an item when it holds 60% of them. Brown et al. 2020, appendix C, took one of 13 words.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from numpy import ndarray
 from tunesmith.data.doctor.near import MOST_UNITS, Units, shingles
 from tunesmith.data.records import Choice, Record, Text, as_chats
 
-GRAM = 10
-LEAST_UNITS = 8  # a shorter question proves nothing
-LEAST_SHARE = 0.5
+GRAM, GRAM_HAN = 10, 16  # a Chinese character says less than a word
+LEAST_UNITS, LEAST_HAN = 8, 13  # a shorter question proves nothing: "what is 2 + 2?" is asked anywhere
+LEAST_SHARE = 0.6
+_HAN = re.compile("[\u3400-\u9fff]")
 _COMMON = 0.01  # an n-gram of more than 1% of the items is the wording of the task
 
 
@@ -46,6 +48,7 @@ class Leakage:
     units: Units
     items: list[HeldText] = field(default_factory=list)
     grams: list[ndarray] = field(default_factory=list)
+    widths: set[int] = field(default_factory=set)
     table: ndarray | None = None
     owners: dict[int, list[int]] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
@@ -53,9 +56,12 @@ class Leakage:
     def add(self, held: HeldText) -> None:
         """One more held-out question."""
         units = self.units.of(held.text[: 20 * MOST_UNITS])[:MOST_UNITS]
-        if len(units) >= LEAST_UNITS:
+        han = 2 * len(_HAN.findall(held.text[: 20 * MOST_UNITS])) > len(units)
+        if len(units) >= (LEAST_HAN if han else LEAST_UNITS):
+            width = min(len(units), GRAM_HAN if han else GRAM)  # a short item is one n-gram
+            self.widths.add(width)
             self.items.append(HeldText(held.use, held.address, held.text[:200]))
-            self.grams.append(np.unique(shingles(units, GRAM)))
+            self.grams.append(np.unique(shingles(units, width)))
 
     def _close(self) -> ndarray:
         """The table of n-grams, without those that many items share."""
@@ -71,17 +77,15 @@ class Leakage:
         return self.table
 
     def find(self, texts: Sequence[str]) -> Leak | None:
-        """The held-out question of which the texts of a training row hold most, if it is half or more."""
+        """The held-out question of which the texts of a training row hold most, if it is 60% or more."""
         if not self.items:
             return None
         table = self.table if self.table is not None else self._close()
         units = self.units.of("\n".join(texts)[: 20 * MOST_UNITS])[:MOST_UNITS]
-        if len(units) < LEAST_UNITS or not len(table):
+        of_width = [shingles(units, width) for width in self.widths if len(units) >= width]
+        if not of_width or not len(table):
             return None
-        grams = shingles(units, GRAM)
-        # an item of 8 or 9 words is one shorter n-gram
-        short = [shingles(units, width) for width in range(LEAST_UNITS, GRAM) if len(units) >= width]
-        grams = np.unique(np.concatenate([grams, *short]))
+        grams = np.unique(np.concatenate(of_width))
         at = np.searchsorted(table, grams)
         hits = grams[table[np.minimum(at, len(table) - 1)] == grams]
         if not len(hits):

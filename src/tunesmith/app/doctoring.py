@@ -1,0 +1,68 @@
+"""The verbs that look after data: check and clean. No logic lives here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tunesmith.app.answer import Answer, document_of
+from tunesmith.app.progress import reporting
+from tunesmith.app.verbs import Json, OptionalModel
+from tunesmith.errors import UserError
+
+Files = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder, or data files.")]
+Words = Annotated[str, Parameter(name="FILE|KEY=VALUE", help="More data files, or recipe keys to change.")]
+RuleFiles = Annotated[
+    list[str] | None,
+    Parameter(name="--rules", help="Rules of your own: a .yaml file, or a .py file (it is run as code)."),
+]
+
+
+def data_check(
+    target: Files,
+    /,
+    *words: Words,
+    model: OptionalModel = None,
+    rules: RuleFiles = None,
+    examples: Annotated[int, Parameter(name="--examples", help="Examples of each finding.")] = 5,
+    model_score: Annotated[
+        bool,
+        Parameter(
+            name="--model-score",
+            help="Let the base model weigh suspected typos and name unlikely texts. Slow on a CPU.",
+            show_default=False,
+        ),
+    ] = False,
+    png: Annotated[
+        str | None, Parameter(name="--png", help="Draw lengths, turns, sources and findings into this file.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """Find what is wrong with data, and what to do about it.
+
+    Duplicates, leaks into validation and tasks, wrong encodings, personal data, cut-off answers, unbalanced sources
+    and more: each with how many rows, file:row examples and the remedy. Changes nothing; see `data clean`.
+    """
+    from tunesmith import run
+    from tunesmith.app.render import check, picture, pile
+    from tunesmith.app.targets import recipe_of_files
+
+    if examples < 1:
+        raise UserError.at("--examples", f"must be at least 1, got {examples}", "try --examples 5")
+    if png is not None:
+        picture.require_png(Path(png))
+    recipe = recipe_of_files(target, words, model)
+    if model_score and recipe.model.path == ".":
+        raise UserError.at("--model-score", "needs a model", "add --model MODEL")
+    with reporting() as reporter:
+        found = run.check(recipe, reporter, rules=rules or (), examples=examples, model_score=model_score)
+    if png is not None:
+        pile.save(found, Path(png), target)
+    document = document_of(found) | {"png": png}
+
+    def page(document: dict[str, Any]) -> object:
+        return check.page(document, target, examples)
+
+    return Answer(document, page, json, code=0 if document["ok"] else 2)
