@@ -14,6 +14,7 @@ from tunesmith.errors import FolderError, RecipeError
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, open_run, read_json
 from tunesmith.model.adapted import PROMPTS, has_tokenizer, is_adapter, read_adapter
+from tunesmith.model.config import read_config
 from tunesmith.recipe import Lora, Model, Prompt, PTuningV2, Recipe, Task, Tuning, load
 
 if TYPE_CHECKING:
@@ -237,6 +238,10 @@ def evaluate(
     recipe = load(open_run(target).recipe) if is_run(target) else None
     chosen = tuple(tasks) if tasks is not None else recipe.tasks if recipe else ()
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
+    if recipe is None and not chosen and not asked:
+        read_config(Model(path=str(target)))  # a model that is not there is the nearer fault
+        what = f"{target} is no run, so nothing says what to score"
+        raise RecipeError.at("--tasks", what, "name tasks or questions: --tasks FILE")
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:
         opened = open_model(name)
@@ -361,7 +366,6 @@ def _export_adapted(target: str, form: str, reporter: Reporter | None) -> dict[s
     """A PEFT adapter folder and its base as one plain model, into FOLDER/exports/merged/."""
     from tunesmith.data.template import ChatTemplate
     from tunesmith.export.merge import Trained, export_merged
-    from tunesmith.model.config import read_config
     from tunesmith.plan.device import find_device
     from tunesmith.tuning.build import build
 

@@ -20,7 +20,7 @@ from tunesmith.combined import Combined, open_combined
 from tunesmith.data.faults import Unfit
 from tunesmith.data.records import Message
 from tunesmith.data.turns import read_tools
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UserError
 
 LONGEST = 256
 
@@ -34,6 +34,14 @@ class Terms:
     adapters: Sequence[str] = ()
     system: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UserError.at(
+                "--max-new-tokens",
+                f"must be at least 1, got {self.max_new_tokens}",
+                "try --max-new-tokens 64",
+            )
 
 
 def chat(target: str, prompt: str, *, max_new_tokens: int = LONGEST) -> str:

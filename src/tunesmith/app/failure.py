@@ -52,6 +52,12 @@ def as_known(error: BaseException) -> TunesmithError:
             return FolderError.at(
                 str(error.filename), f"cannot be opened: {error.strerror}", "check its owner and permissions"
             )
+        case OSError(errno=errno.ENAMETOOLONG | errno.ELOOP | errno.ENOTDIR | errno.EISDIR) if error.filename:
+            return FolderError.at(
+                f"{error.filename!s:.120}", f"cannot be used: {error.strerror}", "give another path"
+            )
+        case ValueError() if "embedded null" in str(error):
+            return FolderError.at("a path", "holds a NUL character", "give another path")
         case _ if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
             return DoesNotFitError.at(
                 "memory", "ran out while working", "see: tunesmith plan RECIPE; smaller data.max_length helps"

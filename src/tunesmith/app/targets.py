@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from tunesmith import recipe as recipes
+from tunesmith.data.files import KNOWN, PACKED
 from tunesmith.data.gather import objective_of
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.folder import is_run, open_run
 from tunesmith.recipe import Recipe, Task
 from tunesmith.recipe.probes import read_probes
 
-DATA = (".jsonl", ".json", ".txt")
 RECIPES = (".yaml", ".yml")
 NO_MODEL = "."
 """Stands where a model would, in a recipe made for a data file alone."""
@@ -28,7 +28,7 @@ def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, 
     path = Path(target)
     if is_run(path):
         return _with_model(recipes.load(open_run(path).recipe, overrides), model)
-    if path.suffix.lower() not in DATA:
+    if path.suffix.lower() not in KNOWN | PACKED:
         return _with_model(recipes.load(path, overrides), model)
     if model is None and model_needed:
         raise RecipeError.at(

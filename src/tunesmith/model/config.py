@@ -17,6 +17,7 @@ from tunesmith import hub
 from tunesmith.errors import ModelError
 from tunesmith.folder import RunFolder, is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
+from tunesmith.model.whole import require_whole
 from tunesmith.recipe import Model, load
 
 Kind = Literal["chat", "base", "unknown"]
@@ -99,6 +100,7 @@ def _of_folder(path: Path, name: str) -> FoundConfig:
     values = _parse(file, name)
     if not any(path.glob("*.safetensors")) and any(any(path.glob(pattern)) for pattern in _PICKLED):
         raise _pickled(name)
+    require_whole(path)
     return FoundConfig(values, name, _kind(str(path.resolve().name), _has_template(path)), str(path))
 
 

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import logging
 
-from tunesmith.errors import ModelError
+from tunesmith.errors import ModelError, Problem
 from tunesmith.kernels import attention
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
@@ -54,13 +54,13 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerFast:
     """The tokenizer of the recipe's model. Raises ModelError."""
     path = model.tokenizer or model.path
     assert path is not None
-    if not Path(path).is_dir():
-        # A wrong name, or a file, is told in seconds; the hub's own client would retry for most of a minute.
+    if not Path(path).is_dir() or (Path(path) / "config.json").is_file():
+        # A wrong name, or a broken config, is told in words; the hub's client would retry for most of a minute.
         read_config(Model(path=path, revision=None if model.tokenizer else model.revision))
     options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
     if model.tokenizer is None and model.revision:
         options["revision"] = model.revision
-    with _said_plainly(path, "tokenizer"):
+    with _said_plainly(path, "tokenizer"), _without_reports():
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError.at(
@@ -86,7 +86,7 @@ def load_model(
         "trust_remote_code": model.trust_remote_code,
         "revision": model.revision or "main",
     }
-    with _said_plainly(model.path, "weights"):
+    with _said_plainly(model.path, "weights"), _without_reports():
         config = AutoConfig.from_pretrained(model.path, **code)
         text = config.get_text_config(decoder=True)
         found: Any = AutoModelForCausalLM.from_pretrained(
@@ -94,16 +94,14 @@ def load_model(
             config=text,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, by name
             **code,
             **_attention(text, model.trust_remote_code),
             **({} if text is config else {"key_mapping": TEXT_WEIGHTS}),
             **_storage(text, model, device, dtype, held),
         )
     loaded, info = found
-    missing = sorted(info["missing_keys"])
-    if missing:
-        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ModelError.at(model.path, f"weights are missing: {names}", "download the folder again, whole")
+    _require_all(model.path, info)
     bad = next((name for name, p in loaded.named_parameters() if not finite(p)), None)
     if bad:
         raise ModelError.at(
@@ -113,6 +111,27 @@ def load_model(
         adopt(loaded)
         loaded.to(dtype)  # what stays wide
     return _without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
+
+
+def _require_all(path: str, info: dict[str, Any]) -> None:
+    """ModelError with the weights that the files lack, or hold in another shape than the config says."""
+    shapes = {
+        name: f"{tuple(held)} where {tuple(built)} is due" for name, held, built in info["mismatched_keys"]
+    }
+    found = [
+        (sorted(set(info["missing_keys"]) - shapes.keys()), "weights are missing", "download the folder again, whole"),
+        ([f"{name} is {shape}" for name, shape in sorted(shapes.items())], "weights do not fit config.json",
+         "use the config.json that belongs to these weights"),
+    ]  # fmt: skip
+    problems = [
+        Problem(
+            path, f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' * (len(names) > 3)}", fix
+        )
+        for names, what, fix in found
+        if names
+    ]
+    if problems:
+        raise ModelError(problems)
 
 
 def _storage(
@@ -173,7 +192,10 @@ def _said_plainly(path: str, part: str) -> Iterator[None]:
     except ModelError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
+        if first.startswith("Couldn't instantiate the backend tokenizer"):
+            first = "there is no tokenizer.json, nor another file that one can be made of"
         fix = "give a folder with config.json, safetensors weights and tokenizer.json, or a hub id that can be reached"
         if (
             Path(path).is_dir()
@@ -182,6 +204,17 @@ def _said_plainly(path: str, part: str) -> Iterator[None]:
         ):
             fix = "weights are pickled (.bin): convert them with transformers' save_pretrained to safetensors first"
         raise ModelError.at(path, f"the {part} cannot be loaded: {first[:300]}", fix) from error
+
+
+@contextlib.contextmanager
+def _without_reports() -> Iterator[None]:
+    """transformers prints tables of keys and warnings about configs; what matters of them is raised by us."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def checkpoint_layers(lm: PreTrainedModel) -> None:

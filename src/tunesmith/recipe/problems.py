@@ -95,7 +95,8 @@ class _Words:
         for outer, field in self.root.model_fields.items():
             if any(key in inner.model_fields for inner in _members(field.annotation)):
                 return f"it belongs into {outer}: {outer}.{key}; "
-        return ""
+        habit = difflib.get_close_matches(key, HABITS, n=1, cutoff=0.8)
+        return f"did you mean {HABITS[habit[0]]}? " if habit else ""
 
     def _section(self, loc: list[str]) -> type[BaseModel]:
         """The section that holds the last part of `loc`."""
