@@ -240,15 +240,14 @@ def evaluate(
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
     if recipe is None and not chosen and not asked:
         read_config(Model(path=str(target)))  # a model that is not there is the nearer fault
-        what = f"{target} is no run, so nothing says what to score"
-        raise RecipeError.at("--tasks", what, "name tasks or questions: --tasks FILE")
+        raise RecipeError.at(
+            "--tasks", "nothing says what to score", f"{target} is no run: name --tasks FILE"
+        )
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:
         opened = open_model(name)
         return measure(
-            opened.model,
-            opened.tokenizer,
-            opened.template,
+            *(opened.model, opened.tokenizer, opened.template),
             held_out=_held_out(opened, recipe) if recipe else None,
             tasks=chosen,
             probes=asked,
