@@ -239,10 +239,8 @@ def evaluate(
     chosen = tuple(tasks) if tasks is not None else recipe.tasks if recipe else ()
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
     if recipe is None and not chosen and not asked:
-        read_config(Model(path=str(target)))  # a model that is not there is the nearer fault
-        raise RecipeError.at(
-            "--tasks", "nothing says what to score", f"{target} is no run: name --tasks FILE"
-        )
+        read_config(Model(path=str(target)))  # whose absence is the nearer fault
+        raise RecipeError.at("--tasks", "nothing says what to score", f"{target} is no run: --tasks FILE")
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:
         opened = open_model(name)
