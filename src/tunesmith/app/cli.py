@@ -42,6 +42,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "data convert", reshape.data_convert),
     (MAKE, "data split", reshape.data_split),
     (MAKE, "data sample", reshape.data_sample),
+    (MAKE, "data augment", reshape.data_augment),
     (MAKE, "plan", verbs.plan),
     (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),

@@ -195,3 +195,50 @@ def _require_fitting(as_: str, random: bool, question: list[str] | None, rest: s
             raise UserError.at(
                 name, f"means nothing with --as {as_}", f"it goes with --as {' or '.join(kinds)}"
             )
+
+
+def data_augment(
+    file: Files,
+    /,
+    *,
+    out: Out,
+    per_row: Annotated[int, Parameter(name="--per-row", help="New rows from each row.")] = 1,
+    operation: Annotated[
+        list[Literal["synonyms", "insert", "delete", "swap", "sentences"]] | None,
+        Parameter(name="--operation", help="Only this way of changing; may be given several times."),
+    ] = None,
+    rate: Annotated[
+        float, Parameter(name="--rate", help="Share of the words that change; one at least.")
+    ] = 0.1,
+    synonyms: Annotated[
+        str | None,
+        Parameter(name="--synonyms", help="Your table: YAML groups, or a .txt with a group a line."),
+    ] = None,
+    turns: Annotated[
+        Literal["questions", "answers", "all"],
+        Parameter(name="--turns", help="What is changed. Changed answers are learnt: read them first."),
+    ] = "questions",
+    seed: Seed = 0,
+    from_: From = None,
+    column: Columns = None,
+    drop_bad: DropBad = False,
+    json: Json = False,
+) -> Answer:
+    """New rows whose questions are said a little differently.
+
+    Code, numbers, addresses, placeholders, special tokens, quoted text and words of the answer stay. The new rows are
+    marked with the row they come from: they are counted in the ledger, and never validate or test.
+    """
+    from tunesmith.app.render import reshape as pages
+    from tunesmith.data.reshape.augment import Recast, augment
+    from tunesmith.data.reshape.edits import EDITS
+
+    if not 0 < rate <= 0.5:
+        raise UserError.at("--rate", f"is {rate:g}, a share up to 0.5 is needed", "try --rate 0.1")
+    if not 1 <= per_row <= 100:
+        raise UserError.at("--per-row", f"is {per_row}, a number from 1 to 100 is needed", "try --per-row 2")
+    roles = {"questions": {"user"}, "answers": {"assistant"}, "all": {"user", "assistant"}}[turns]
+    how = Recast(per_row, tuple(dict.fromkeys(operation or EDITS)), rate, frozenset(roles), synonyms, seed)
+    with reporting() as reporter:
+        found = augment(sources_of((file,), from_, column)[0], how, out, drop_bad=drop_bad, reporter=reporter)
+    return Answer(found, pages.augmented, json)

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tunesmith.data.formats import to_record
 from tunesmith.data.reshape.divide import SOURCE, Wish, _Row, assign, divide, groups_of
+from tunesmith.data.splits import row_keys
 from tunesmith.errors import DataError
 from tunesmith.recipe import Source
 
@@ -137,3 +139,27 @@ def test_bad_rows_stop_it_or_are_counted(tmp_path: Path) -> None:
     report = divide([source], Wish(2), str(tmp_path / "out"), drop_bad=True)
     assert (report["rows_in"], report["left_out"]) == (11, 1)
     assert report["losses"][0]["examples"][0]["where"].endswith("a.jsonl:11")
+
+
+# mutations tried: augmented rows drawn like others; side_of without the keys
+def test_an_augmented_row_goes_with_its_original_and_never_tests(tmp_path: Path) -> None:
+    rows = [row(i, customer=f"c{i}") for i in range(40)]
+    made = []
+    for i, item in enumerate(rows):
+        key = row_keys(to_record(item, "prompt_response", {}))[-1].hex()  # type: ignore[arg-type]
+        mark = {"of": f"gone.jsonl:{i + 1}", "by": "swap", "key": key}
+        made.append({**item, "prompt": f"{i} question", "augmented": mark})
+    lost = {**row("new"), "augmented": {"of": "x:1", "by": "swap", "key": "00"}}
+    source = write(tmp_path / "a.jsonl", [*rows, *made, lost])
+    report = divide([source], Wish(0.25, 5), str(tmp_path / "out"))
+    found = parts(report)
+    assert {name: len(held) for name, held in found.items()} == {
+        "train": 25 + 25 + 1,
+        "validation": 10,
+        "test": 5,
+    }
+    trained = {item["response"] for item in found["train"] if "augmented" not in item}
+    assert {item["response"] for item in found["train"] if "augmented" in item} == trained | {"answer new"}
+    assert not any("augmented" in item for name in ("validation", "test") for item in found[name])
+    assert report["augmented"] == {"train": 26, "left_out": 15}
+    assert report["rows_in"] == 81 == sum(part["rows"] for part in report["parts"]) + report["left_out"]

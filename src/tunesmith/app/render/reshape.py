@@ -73,11 +73,14 @@ def divided(document: Document) -> RenderableType:
         ]
         columns = [document["stratify"], *(part["name"] for part in parts)]
         kinds = base.table([base.visible(name) for name in columns], cells, right=range(1, len(columns)))
-    groups = document["groups"]
+    groups, made = document["groups"], document["augmented"]
     words = f"{base.many(document['rows_in'], 'row')} in, {base.count(total)} written"
     words += f", {base.count(document['left_out'])} left out" if document["left_out"] else ""
     words += f"; {base.many(groups['count'], 'group')} that never part, "
     words += f"the largest of {base.many(groups['largest'], 'row')}"
+    if any(made.values()):
+        words += f"; augmented rows: {base.count(made['train'])} train, "
+        words += f"{base.count(made['left_out'])} left out as their originals are held out"
     return base.page(
         base.heading("data split", ", ".join(document["sources"])),
         base.table(["part", "file", "rows", "share", "asked"], rows, right=[2, 3, 4]),
@@ -132,4 +135,28 @@ def sampled(document: Document) -> RenderableType:
         if review
         else None,
         base.mark("good", _NEXT[kind].format(path=path)),
+    )
+
+
+def augmented(document: Document) -> RenderableType:
+    """The document of `data augment`: how many rows each operation gave, a few of them side by side."""
+    rows = [(name, base.count(number)) for name, number in document["operations"].items()]
+    shown = [
+        base.indent(
+            Group(
+                Text.assemble((item["by"], "accent"), "  ", (base.address(item["of"], 40), "quiet")),
+                base.indent(Text("- " + _begun(base.visible(item["before"])), "quiet")),
+                base.indent(Text("+ " + _begun(base.visible(item["after"])))),
+            )
+        )
+        for item in document["examples"]
+    ]
+    words = f"{base.many(document['rows_out'], 'new row')} from {base.count(document['rows_in'])}, in "
+    return base.page(
+        base.heading("data augment"),
+        base.table(["operation", "rows"], rows, right=[1]),
+        Group(*shown),
+        losses(document["missed"]),
+        base.mark("good", words + base.visible(document["path"])),
+        base.indent(Text("read some of them, then name the file beside its original in data.train", "quiet")),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.formats import Fault
+from tunesmith.data.marks import original_of
 from tunesmith.data.reshape.output import Spool, require_new, staged_folder
 from tunesmith.data.reshape.rows import Losses, good_rows, plain
 from tunesmith.data.splits import Key, row_keys
@@ -26,6 +27,7 @@ from tunesmith.recipe import Source
 
 PARTS = ("train", "validation", "test")
 SOURCE = "source"
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class _Row:
     keys: tuple[Key, ...]
     group: str | None
     stratum: str
+    original: Key | None = None
+    """Of an augmented row: the key of the row that it was made of."""
 
 
 def divide(
@@ -64,7 +68,7 @@ def divide(
         raise DataError.at("--validation", "nor --test is given", "such as --validation 0.05 --test 200")
     with Spool(folder.parent) as spool:
         rows, bad = _read(sources, wish, drop_bad, spool, reporter)
-        sides = assign(rows, wish)
+        sides = place_augmented(rows, assign(rows, wish))
         report = _report(sources, wish, rows, sides, bad, folder)
         with staged_folder(folder) as beside:
             for part in report["parts"]:
@@ -95,7 +99,7 @@ def _read(
         stratum = (
             sources[number].path if by == SOURCE else "" if by is None else _said(row.value.get(by)) or "null"
         )
-        rows.append(_Row(row_keys(row.record), group, stratum))
+        rows.append(_Row(row_keys(row.record), group, stratum, original_of(row.value)))
         spool.put(plain(row.value)[0])
     if missing:
         raise DataError.at(
@@ -168,7 +172,12 @@ def assign(rows: Sequence[_Row], wish: Wish) -> list[str]:
     def stratum(members: Sequence[int]) -> str:
         return Counter(rows[i].stratum for i in members).most_common(1)[0][0]
 
-    groups = [_Group(members, stratum(members), rank(members)) for members in groups_of(rows)]
+    real = [i for i, row in enumerate(rows) if row.original is None]
+    groups = [
+        _Group(numbers, stratum(numbers), rank(numbers))
+        for members in groups_of([rows[i] for i in real])
+        if (numbers := [real[k] for k in members])
+    ]
     groups.sort(key=lambda group: group.rank)
     sides = ["train"] * len(rows)
     taken: set[bytes] = set()
@@ -176,18 +185,32 @@ def assign(rows: Sequence[_Row], wish: Wish) -> list[str]:
     for part, asked in (("test", wish.test), ("validation", wish.validation)):
         if asked is None:
             continue
-        count = asked if isinstance(asked, int) else max(1, round(asked * len(rows)))
+        count = asked if isinstance(asked, int) else max(1, round(asked * len(real)))
         chosen = _draw([group for group in groups if group.rank not in taken], count)
         taken |= {group.rank for group in chosen}
         for group in chosen:
             for i in group.rows:
                 sides[i] = part
         if not chosen:
-            what = f"{count} of {len(rows)} rows: every one of the {len(groups)} groups is larger"
+            what = f"{count} of {len(real)} rows: every one of the {len(groups)} groups is larger"
             raise DataError.at(f"--{part}", what, "ask for more, or group by a finer column")
-    if "train" not in sides:
-        raise DataError.at("--validation", f"and --test take all of {len(rows)} rows", "ask for less")
+    if all(sides[i] != "train" for i in real):
+        raise DataError.at("--validation", f"and --test take all of {len(real)} rows", "ask for less")
     return sides
+
+
+def place_augmented(rows: Sequence[_Row], sides: Sequence[str]) -> list[str]:
+    """Augmented rows train if their originals do, and are left out if these are held out; they never test."""
+    side_of: dict[Key | str, str] = {}
+    for row, side in zip(rows, sides):
+        if row.original is None:
+            side_of |= dict.fromkeys((*row.keys, *((row.group,) if row.group is not None else ())), side)
+    placed = list(sides)
+    for i, row in enumerate(rows):
+        if row.original is not None:
+            known = [side_of[key] for key in (row.original, row.group) if key is not None and key in side_of]
+            placed[i] = "train" if all(side == "train" for side in known) else LEFT_OUT
+    return placed
 
 
 def _draw(groups: Sequence[_Group], count: int) -> list[_Group]:
@@ -230,11 +253,9 @@ def _report(
     strata: dict[str, Counter[str]] = {}
     for row, side in zip(rows, sides):
         strata.setdefault(row.stratum, Counter())[side] += 1
-    groups = groups_of(rows)
-    left_out = sum(bad.counts.values())
-    assert sum(per_part.values()) == len(rows)
-    parted = sum(len({sides[i] for i in members}) > 1 for members in groups)
-    assert not parted, f"{parted} groups fell apart"
+    groups = groups_of([row for row in rows if row.original is None])
+    unread, held_back = sum(bad.counts.values()), per_part[LEFT_OUT]
+    assert sum(per_part[part] for part in PARTS) + held_back == len(rows)
     asked: Mapping[str, Any] = {"validation": wish.validation, "test": wish.test}
     return {
         "folder": str(folder),
@@ -242,8 +263,9 @@ def _report(
         "seed": wish.seed,
         "by": wish.by,
         "stratify": wish.stratify,
-        "rows_in": len(rows) + left_out,
-        "left_out": left_out,
+        "rows_in": len(rows) + unread,
+        "left_out": unread + held_back,
+        "augmented": {"train": sum(row.original is not None for row in rows) - held_back, "left_out": held_back},
         "losses": bad.to_json(),
         "groups": {"count": len(groups), "largest": max(map(len, groups), default=0)},
         "parts": [
