@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from tunesmith.data.faults import Fault, Unfit, fix_of, is_blank, kind_of, list_at, text_at
 from tunesmith.data.judged import LABELS, is_label, read_choice, read_kto, read_preference
+from tunesmith.data.marks import MARK, marked
 from tunesmith.data.records import Chat, Message, Record, Text
 from tunesmith.data.tags import tagged
 from tunesmith.data.turns import read_chat, read_tools
@@ -151,7 +152,7 @@ def _renamed(format: DataFormat, names: Sequence[str], columns: Mapping[str, str
 
 def _known(format: DataFormat, columns: Mapping[str, str]) -> set[str]:
     """Keys of a row that a format reads, if they are there."""
-    return {columns.get(name, name) for name in COLUMNS[format]} | set(_ALSO.get(format, ()))
+    return {columns.get(name, name) for name in COLUMNS[format]} | set(_ALSO.get(format, ())) | {MARK}
 
 
 def _raise_unknown(objects: Sequence[Mapping[str, Any]], path: str, columns: Mapping[str, str]) -> None:
@@ -201,7 +202,7 @@ def to_record(
     try:
         if not isinstance(value, dict):
             raise Unfit("wrong_type", f"the row is {kind_of(value)}, an object is needed")
-        record = _READERS[format](value, _columns(format, columns), columns)
+        record = marked(_READERS[format](value, _columns(format, columns), columns), value)
         return record if tags is None else tagged(record, value, tags)
     except Unfit as unfit:
         return unfit.fault

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.faults import loads
+from tunesmith.data.records import Chat, Judged, Preference, Record
 
 MARK = "augmented"
 
@@ -24,6 +26,19 @@ def original_of(row: Any) -> bytes | None:
         return bytes.fromhex(mark.get("key", ""))
     except (TypeError, ValueError):
         return b""
+
+
+def marked(record: Record, row: Mapping[str, Any]) -> Record:
+    """The record, which knows its original where the row says that it was augmented."""
+    if MARK not in row or (original := original_of(row)) is None:
+        return record
+    match record:
+        case Chat() | Preference():
+            return replace(record, original=original)
+        case Judged(chat=chat):
+            return replace(record, chat=replace(chat, original=original))
+        case _:
+            return record
 
 
 def is_marked(row: Any) -> bool:

@@ -42,6 +42,8 @@ class Chat:
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    original: bytes | None = None
+    """Of an augmented row: the key of the row it was made of (marks.py); b"" where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,8 @@ class Preference:
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
+    original: bytes | None = None
+    """As in Chat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,17 @@ class Choice:
 Record = Chat | Text | Preference | Judged | Choice
 
 
+def original_of(record: Record) -> bytes | None:
+    """The key of the row that an augmented row was made of; None for any other row."""
+    match record:
+        case Chat() | Preference():
+            return record.original
+        case Judged():
+            return record.chat.original
+        case Text() | Choice():
+            return None
+
+
 def as_chats(record: Record) -> tuple[Chat, ...]:
     """The dialogues in a record, as a person would read them; a text has none."""
     match record:
@@ -90,7 +105,8 @@ def as_chats(record: Record) -> tuple[Chat, ...]:
             return (record.chat,)
         case Preference():
             return tuple(
-                Chat((*record.prompt, *answer), record.tools) for answer in (record.chosen, record.rejected)
+                Chat((*record.prompt, *answer), record.tools, record.original)
+                for answer in (record.chosen, record.rejected)
             )
         case Choice():
             letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

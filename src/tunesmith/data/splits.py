@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.data.records import Chat, Message, Record, Text, as_chats
+from tunesmith.data.records import Chat, Message, Record, Text, as_chats, original_of
 from tunesmith.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -37,6 +37,12 @@ def row_keys(record: Record) -> tuple[Key, ...]:
         if message.role == "assistant":
             keys.append(running.digest())
     return tuple(keys)
+
+
+def split_keys(record: Record) -> tuple[Key, ...]:
+    """Like `row_keys`, but an augmented row counts as equal to the row it was made of: they never part."""
+    original = original_of(record)
+    return row_keys(record) if original is None else (original or row_keys(record)[-1],)
 
 
 def prompt_key(chat: Chat) -> Key:

@@ -244,7 +244,8 @@ def test_jieba_is_quiet_and_leaves_nothing_behind(tmp_path: Path) -> None:
     code = "from tunesmith.data.reshape.words import segment; print('|'.join(segment('快速的方法')))"
     done = subprocess.run(
         [sys.executable, "-W", "error::ResourceWarning", "-c", code],
-        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True, check=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8"}, capture_output=True, text=True,
+        check=True,
     )  # fmt: skip
     assert done.stdout.strip() == "快速|的|方法"
     assert done.stderr == ""

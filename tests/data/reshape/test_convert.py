@@ -200,3 +200,13 @@ def test_a_table_with_types_gives_its_dates_as_text(tmp_path: Path) -> None:
     convert(source, "messages", str(tmp_path / "b.jsonl"), lossy=True)
     (new,) = lines(tmp_path / "b.jsonl")
     assert (new["when"], new["score"]) == ("2026-01-02", None)
+
+
+# mutation tried: MARK among the columns that may clash
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".parquet"])
+def test_the_mark_of_an_augmented_row_is_carried(tmp_path: Path, kind: str) -> None:
+    row = {**PAIR, "augmented": {"of": "a.jsonl:3", "by": "swap", "key": "0a" * 16}}
+    source = write(tmp_path / "a.jsonl", row)
+    convert(Source(path=str(source)), "messages", str(tmp_path / f"b{kind}"))
+    (record,) = meanings(tmp_path / f"b{kind}")
+    assert record.original == bytes.fromhex("0a" * 16)

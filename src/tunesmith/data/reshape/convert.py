@@ -14,7 +14,8 @@ from typing import Any
 from tunesmith.data.files import LINES, DataFile
 from tunesmith.data.formats import COLUMNS, Fault, recognise, to_record
 from tunesmith.data.gather import Opened
-from tunesmith.data.judged import LETTERS
+from tunesmith.data.judged import LABELS, LETTERS, is_label
+from tunesmith.data.marks import MARK
 from tunesmith.data.rawrows import END_OF_TEXT
 from tunesmith.data.records import Record
 from tunesmith.data.reshape.columns import read_by, unread_keys
@@ -182,10 +183,11 @@ class _Conversion:
 
     def _clashing(self, row: dict[str, Any], others: Mapping[str, Any]) -> frozenset[str]:
         """Columns that would change what the row means, or what it is taken for."""
-        filled = frozenset(name for name, held in others.items() if held is not None)
+        filled = frozenset(name for name, held in others.items() if held is not None and name != MARK)
         if not others:
             return frozenset()
-        key = filled | {f"={name}" for name in row}
+        labels = {f"!{name}" for name in LABELS if is_label(others.get(name))}
+        key = filled | {f"={name}" for name in row} | labels
         if key not in self._clashes:
             own = {name for name in COLUMNS[self.format] if name not in _TURN_NAMES} | row.keys()
             lost = set(filled & own)
