@@ -41,7 +41,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Source:
 
 
 def lines(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
 
 
 def edited(text: str, operation: str, seed: int, count: int = 3) -> str | None:

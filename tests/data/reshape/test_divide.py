@@ -29,7 +29,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Source:
 
 
 def lines(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
 
 
 def parts(report: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -19,7 +19,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Source:
 
 
 def lines(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
 
 
 def rows(n: int, name: str = "q") -> list[dict[str, Any]]:

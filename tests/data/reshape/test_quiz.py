@@ -33,7 +33,7 @@ def write(path: Path, *rows: dict[str, Any]) -> Source:
 
 
 def lines(path: Path | str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
 
 
 # mutations tried: the answer's letter taken before the shuffle; candidates whose answer equals the right one kept
