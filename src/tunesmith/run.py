@@ -79,6 +79,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     from tunesmith.opened import require_mergeable
     from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
+    from tunesmith.plan.registry import read_runs
     from tunesmith.plan.summary import summarise
     from tunesmith.tuning.footprint import virtual_tokens
     from tunesmith.tuning.untrained import with_new_tokens
@@ -112,7 +113,8 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
         rows=len(steps.rows),
     )
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
-    plan = make_plan(recipe, facts, shape, device, summarise(data, steps, template))
+    summary = summarise(data, steps, template, tokenizer)
+    plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe))
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 

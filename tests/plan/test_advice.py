@@ -14,7 +14,9 @@ from tunesmith.model.facts import ModelFacts, facts_from_config
 from tunesmith.plan.advice import RULES, advise
 from tunesmith.plan.case import Case
 from tunesmith.plan.device import Device
+from tunesmith.plan.registry import PastRun
 from tunesmith.plan.summary import DataSummary
+from tunesmith.plan.words_advice import WordFacts
 from tunesmith.recipe import Recipe, load, parse
 from tunesmith.tuning.table import resolve_lr
 
@@ -50,6 +52,11 @@ class Situation:
     device: Device = CPU
     steps: int | None = 200
     fits: bool = True
+    methods: dict[str, bool] = field(default_factory=lambda: {"full": False, "freeze": True, "lora": True})
+    runs: tuple[PastRun, ...] | None = ()
+    seconds: float | None = 60.0
+    room: float = 0.3
+    wide_fits: bool = True
 
     def read(self) -> Recipe:
         train = [{"path": "domain.jsonl"}, {"path": "general.jsonl", "weight": 5}]
@@ -65,15 +72,17 @@ class Situation:
 
     def case(self, recipe: Recipe | None = None) -> Case:
         recipe = recipe or self.read()
-        methods = {"full": False, "freeze": True, "lora": True}
         return Case(
-            recipe, self.facts, self.device, resolve_lr(recipe), self.steps, self.data, self.fits, methods
-        )
+            recipe, self.facts, self.device, resolve_lr(recipe), self.steps, self.data, self.fits, self.methods,
+            self.runs, self.seconds, self.room, self.wide_fits,
+        )  # fmt: skip
 
     def rules(self) -> list[str]:
         return [advice.rule for advice in advise(self.case())]
 
 
+PAST = PastRun("first", 100, "some/model", 494_032_768, "{}")
+WORDS = WordFacts(tokens=HALF.vocab_size, pad_is_stop=False, tokens_a_character=0.6)
 FULL, FREEZE = {"method": "full"}, {"method": "freeze"}
 GOOD: dict[str, Situation] = {
     "lora on a chat model": Situation(),
@@ -83,7 +92,7 @@ GOOD: dict[str, Situation] = {
     "a base model with much data": Situation({"tuning": FULL}, BASE, replace(ROWS, rows=150_000)),
     "a base model, lora, plain": Situation(facts=BASE, data=replace(ROWS, rows=20_000, template="plain")),
     "domain documents and general ones": Situation(
-        {"objective": "pretrain", "tuning": FULL}, BASE, replace(ROWS, formats=frozenset({"text"}))
+        {"objective": "pretrain", "tuning": FULL}, BASE, replace(ROWS, formats=frozenset({"text", "messages"}))
     ),
     "a new model": Situation(
         {"model": {"from_config": {}, "tokenizer": "t"}, "objective": "pretrain", "tuning": FULL,
@@ -98,6 +107,23 @@ GOOD: dict[str, Situation] = {
         {"evaluation": {"tasks": [GENERAL], "early_stop": 3}}, data=replace(ROWS, epochs=9.0)
     ),
     "bf16 on a card": Situation({"compute": {"precision": "bf16"}}, device=CARD),
+    "qlora where nothing else fits": Situation(
+        {"tuning": {"method": "qlora"}}, wide_fits=False
+    ),
+    "the second rung: all rows after a hundred": Situation(runs=(PAST,)),
+    "a larger model after rows and method": Situation(
+        runs=(PAST, replace(PAST, limit=None), replace(PAST, limit=None, tuning="full", parameters=10**6))
+    ),
+    "a tokenizer that suits": Situation(data=replace(ROWS, words=WORDS)),
+    "tasks of unlike size, and none drowns": Situation(
+        data=replace(ROWS, source_tokens=(1000, 4000, 9000)),
+    ),
+    "items kept apart from training": Situation(data=replace(ROWS, leaks=(("general", 0, 200),))),
+    "texts through a large rank": Situation(
+        {"objective": "pretrain", "tuning": {"method": "lora", "rank": 64}},
+        BASE, replace(ROWS, formats=frozenset({"text", "alpaca"}), targets=5_000_000),
+    ),
+    "one long row and room for it": Situation(data=replace(ROWS, longest=6000, usual_longest=400)),
 }  # fmt: skip
 
 TRIGGERS: dict[str, Situation] = {
@@ -130,6 +156,26 @@ TRIGGERS: dict[str, Situation] = {
     "safety_off": Situation({"optim": {"grad_clip": None}}),
     "slow_precision": Situation({"compute": {"precision": "bf16"}}),
     "no_general_task": Situation({"evaluation": {}}),
+    "task_in_training": Situation(data=replace(ROWS, leaks=(("general", 3, 200),))),
+    "vocabulary_mismatch": Situation(data=replace(ROWS, words=replace(WORDS, tokens=200_000))),
+    "rate_too_low": Situation({"optim": {"lr": 1e-6}}),
+    "ladder": Situation(seconds=20_000.0),
+    "task_imbalance": Situation(
+        {"data": {"train": ["a.jsonl", "b.jsonl", "c.jsonl"]}},
+        data=replace(ROWS, source_tokens=(500_000, 8000, 9000)),
+    ),
+    "no_answers_in_pretraining": Situation(
+        {"objective": "pretrain", "tuning": FULL}, BASE, replace(ROWS, formats=frozenset({"text"}))
+    ),
+    "small_method_for_knowledge": Situation(
+        {"objective": "pretrain", "tuning": {"method": "lora", "rank": 4}},
+        BASE,
+        replace(ROWS, formats=frozenset({"text", "alpaca"}), targets=5_000_000),
+    ),
+    "length_wastes_memory": Situation(data=replace(ROWS, longest=2000, usual_longest=400), room=0.8),
+    "quantised_without_need": Situation({"tuning": {"method": "qlora"}}, device=CARD),
+    "vocabulary_extension": Situation(data=replace(ROWS, words=replace(WORDS, tokens_a_character=1.9))),
+    "pad_is_stop": Situation(data=replace(ROWS, words=replace(WORDS, pad_is_stop=True))),
 }
 
 
@@ -191,6 +237,9 @@ def test_the_change_is_a_recipe_and_silences_the_rule(rule: str, tmp_path: Path)
         "length_cuts",
         "many_rows",
         "untrained_template",
+        "task_imbalance",
+        "length_wastes_memory",
+        "ladder",
     ):
         return  # what these look at follows from reading the data anew
     assert rule not in [found.rule for found in advise(situation.case(changed))]
@@ -207,10 +256,46 @@ def test_the_change_is_a_recipe_and_silences_the_rule(rule: str, tmp_path: Path)
         (Situation({"tuning": {"method": "lora", "rank": 2}}, data=replace(ROWS, rows=60_000)), "too small"),
         (Situation({"compute": {"precision": "fp32"}}, device=CARD), "fast bf16"),
         (Situation({"optim": {"lr": 5e-3}}), "forget"),
+        (Situation(data=replace(ROWS, words=replace(WORDS, tokens=100_000))), "of another model"),
     ],
 )
 def test_the_other_side_of_a_rule(situation: Situation, words: str) -> None:
     assert any(words in advice.reason for advice in advise(situation.case()))
+
+
+RANK_16 = Situation().read().tuning.model_dump_json()
+ALL_ROWS = replace(PAST, limit=None, parameters=10**8, tuning=RANK_16)
+
+
+# mutation tried: each of the five looks returning None
+@pytest.mark.parametrize(
+    ("situation", "words"),
+    [
+        (Situation(seconds=20_000.0), "the first run"),
+        (Situation({"data": {"limit": 100}}, runs=(replace(PAST, tuning=RANK_16),)), "all rows are next"),
+        (Situation(runs=(replace(PAST, parameters=10**8),)), "has seen all rows"),
+        (Situation(runs=(replace(ALL_ROWS, model="small/model"),)), "second method"),
+        (
+            Situation(runs=(replace(ALL_ROWS, model="other/model", tuning="{}", parameters=10**9),)),
+            "one at a time",
+        ),
+    ],
+)
+def test_the_ladder_tells_the_next_rung(situation: Situation, words: str) -> None:
+    (advice,) = advise(situation.case())
+    assert advice.rule == "ladder"
+    assert words in advice.reason
+
+
+def test_a_ladder_without_a_registry_is_silent() -> None:
+    assert Situation(runs=None, seconds=20_000.0).rules() == []
+
+
+def test_weights_against_imbalance_keep_the_sources_and_quieten_the_largest() -> None:
+    (advice,) = advise(TRIGGERS["task_imbalance"].case())
+    sources = advice.change["data.train"]
+    assert [source["path"] for source in sources] == ["a.jsonl", "b.jsonl", "c.jsonl"]
+    assert sources[0]["weight"] / sources[1]["weight"] == pytest.approx((500 / 8) ** 0.5, rel=0.05)
 
 
 def test_ninety_nine_rows_are_few_and_a_hundred_are_not() -> None:

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tunesmith.plan import data_advice as data_rules
-from tunesmith.plan.case import Advice, Case
+from tunesmith.plan import words_advice as word_rules
+from tunesmith.plan.case import SMALL_MODEL, Advice, Case
+from tunesmith.plan.registry import ladder
 from tunesmith.recipe import Freeze, LowRank, steps_of
 from tunesmith.tuning.table import default_lr
 from tunesmith.tuning.targets import targets_of
@@ -19,9 +21,8 @@ FEWEST_STEPS, GOOD_STEPS = 20, 50
 MOST_EPOCHS = 5
 MOST_REPEATS = 10
 MOST_ADAPTER_SHARE = 0.5
-# The notes' rates are of models with billions of weights; small ones learn at larger rates.
-SMALL_MODEL = 100_000_000
 MOST_LR_FULL, MOST_LR_PRETRAIN = 2e-5, 1e-4
+LEAST_SHARE_OF_USUAL = 30
 MOST_TIMES_USUAL = 5  # of what a method that leaves the weights alone usually takes
 
 Rule = Callable[[Case], Advice | None]
@@ -186,6 +187,20 @@ def rate_too_high(case: Case) -> Advice | None:
     )
 
 
+def rate_too_low(case: Case) -> Advice | None:
+    """So low that next to nothing is learnt."""
+    usual = default_lr(case.recipe)
+    if case.lr >= usual / LEAST_SHARE_OF_USUAL:
+        return None
+    return Advice(
+        "rate_too_low",
+        f"a rate of {case.lr:g} is less than a {LEAST_SHARE_OF_USUAL}th of what this method takes ({usual:g}): next to "
+        "nothing would be learnt",
+        "note 001, point 24; measure it: tunesmith lr-find",
+        {"optim.lr": "auto"},
+    )
+
+
 def safety_off(case: Case) -> Advice | None:
     """No clipping, no decay."""
     optim = case.recipe.optim
@@ -243,6 +258,19 @@ def rank_against_data(case: Case) -> Advice | None:
     return None
 
 
+def quantised_without_need(case: Case) -> Advice | None:
+    """4 bits where 16 would fit."""
+    if case.recipe.tuning.base == "none" or case.facts.stored is not None or not case.wide_fits:
+        return None
+    return Advice(
+        "quantised_without_need",
+        f"the base is held in 4 bits, but {case.device.name} has the memory for it as it is: unpacking it at every "
+        "step costs time, and rounding a little of what the model knows",
+        "arXiv:2305.14314: QLoRA is for what does not fit otherwise; note 003, QLoRA",
+        {"tuning.base": "none"},
+    )
+
+
 def rank_without_gain(case: Case) -> Advice | None:
     """An update nearly as large as the weights it updates."""
     tuning = case.recipe.tuning
@@ -290,7 +318,10 @@ RULES: tuple[Rule, ...] = (
     own_forward,
     text_part,
     does_not_fit,
+    data_rules.task_in_training,
+    word_rules.vocabulary_mismatch,
     rate_too_high,
+    rate_too_low,
     full_on_few_rows,
     data_rules.domain_alone,
     no_validation,
@@ -298,6 +329,10 @@ RULES: tuple[Rule, ...] = (
     warmup_too_long,
     too_many_epochs,
     source_repeated,
+    ladder,
+    data_rules.task_imbalance,
+    data_rules.no_answers_in_pretraining,
+    data_rules.small_method_for_knowledge,
     data_rules.few_rows,
     data_rules.many_rows,
     data_rules.base_or_chat,
@@ -305,11 +340,15 @@ RULES: tuple[Rule, ...] = (
     data_rules.not_its_own_template,
     data_rules.length_cuts,
     data_rules.length_beyond_positions,
+    data_rules.length_wastes_memory,
     data_rules.packing_off,
+    quantised_without_need,
     rank_against_data,
     rank_without_gain,
     freeze_is_full,
     safety_off,
     slow_precision,
     no_general_task,
+    word_rules.vocabulary_extension,
+    word_rules.pad_is_stop,
 )

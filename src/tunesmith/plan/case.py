@@ -11,7 +11,11 @@ from tunesmith.plan.device import Device
 from tunesmith.recipe import Freeze, Full, GaLore, Lisa, Recipe
 
 if TYPE_CHECKING:
+    from tunesmith.plan.registry import PastRun
     from tunesmith.plan.summary import DataSummary
+
+# The notes' rates and sizes are of models with billions of weights; below this they do not hold.
+SMALL_MODEL = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,11 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What rules look at. `data` and `steps` are None where data is not read; `methods`: which fit."""
+    """What rules look at. `data` and `steps` are None where data is not read; `methods`: which fit.
+
+    runs: those on the same data that ended, None where nobody looked; room: share of the memory the run needs;
+    wide_fits: whether the same run fits with a base that is not held in 4 bits.
+    """
 
     recipe: Recipe
     facts: ModelFacts
@@ -36,6 +44,10 @@ class Case:
     data: DataSummary | None = None
     fits: bool = True
     methods: Mapping[str, bool] = field(default_factory=dict)
+    runs: tuple[PastRun, ...] | None = None
+    seconds: float | None = None
+    room: float = 0.0
+    wide_fits: bool = True
 
     @property
     def new_model(self) -> bool:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from tunesmith.model.rows import read_tables
-from tunesmith.plan.case import Advice, Case
+from tunesmith.plan.case import SMALL_MODEL, Advice, Case
+from tunesmith.recipe import LowRank
 
 FEW_ROWS, SOME_ROWS, MANY_ROWS = 100, 10_000, 100_000
 CUT_SHARE = 0.01
+FEWEST_SOURCES, MOST_TIMES_THE_REST = 3, 10.0
+MUCH_TEXT, SMALL_RANK = 1_000_000, 8
+LONG, TIMES_USUAL, TIGHT = 1024, 4, 0.5  # tokens; times the usual longest; share of the memory
 
 
 def few_rows(case: Case) -> Advice | None:
@@ -113,6 +117,98 @@ def length_cuts(case: Case) -> Advice | None:
         f"{data.cut_share:.0%} of the rows are cut or dropped at {length} tokens; longer histories do better",
         "note 001, points 22 and 23",
         change,
+    )
+
+
+def length_wastes_memory(case: Case) -> Advice | None:
+    """A handful of rows, far longer than all others, that decide how much memory a step takes."""
+    data = case.data
+    if data is None or not data.usual_longest or case.room < TIGHT or data.longest < LONG:
+        return None
+    if data.longest < TIMES_USUAL * data.usual_longest:
+        return None
+    usual = -(-data.usual_longest // 64) * 64
+    return Advice(
+        "length_wastes_memory",
+        f"the longest row has {data.longest:,} tokens, 99.5% have at most {data.usual_longest:,}: the memory of a step "
+        "is set by a few rows. Shorter, they lose their oldest turns and all others nothing",
+        "note 000, point 1: memory grows with the size of what is read at once",
+        {"data.max_length": usual},
+    )
+
+
+def task_imbalance(case: Case) -> Advice | None:
+    """One of several tasks that drowns the rest."""
+    data = case.data
+    if data is None or not case.sft or len(data.source_tokens) < FEWEST_SOURCES:
+        return None
+    largest = max(data.source_tokens)
+    rest = sorted(data.source_tokens)[:-1]
+    usual = rest[len(rest) // 2]
+    if largest <= MOST_TIMES_THE_REST * usual:
+        return None
+    name = case.recipe.data.train[data.source_tokens.index(largest)].path
+    return Advice(
+        "task_imbalance",
+        f"{name} brings {largest / max(1, usual):.0f} times as many tokens as the middle one of the others, and drowns "
+        "them; weights that grow with the root of a source's size keep every task heard",
+        "note 001, point 3",
+        {"data.train": _balanced(case)},
+    )
+
+
+def _balanced(case: Case) -> list[dict[str, object]]:
+    """The sources with weights by the root of what they bring now."""
+    assert case.data is not None
+    least = max(1, min(case.data.source_tokens))
+    return [
+        {**source.model_dump(mode="json", exclude_defaults=True), "weight": round((tokens / least) ** 0.5, 1)}
+        for source, tokens in zip(case.recipe.data.train, case.data.source_tokens)
+    ]
+
+
+def no_answers_in_pretraining(case: Case) -> Advice | None:
+    """Texts alone, though a dialogue or two among them would teach more (MIP)."""
+    data = case.data
+    if data is None or case.sft or case.new_model or data.formats != {"text"}:
+        return None
+    return Advice(
+        "no_answers_in_pretraining",
+        "continued pre-training on texts alone; with a share of the questions and answers of the later stage among "
+        "them (Multi-Task Instruction PreTraining) the model learns more from the same texts. Add them as a source "
+        "with a small weight",
+        "note 001, points 6 and 11",
+    )
+
+
+def small_method_for_knowledge(case: Case) -> Advice | None:
+    """New knowledge, far from what the model knows, through a part too small to hold it."""
+    data, tuning = case.data, case.recipe.tuning
+    if data is None or case.sft or case.new_model or case.weights_train or data.targets < MUCH_TEXT:
+        return None
+    if case.facts.parameters < SMALL_MODEL or (isinstance(tuning, LowRank) and tuning.rank > SMALL_RANK):
+        return None
+    what = f"rank {tuning.rank}" if isinstance(tuning, LowRank) else tuning.method
+    return Advice(
+        "small_method_for_knowledge",
+        f"{what} is to hold {data.targets:,} tokens of text: enough for a new form, too small for new knowledge "
+        "far from what the model knows. More rank, or full tuning where it fits",
+        "note 004, full fine-tuning where task and model differ much; arXiv:2405.09673 (LoRA learns less)",
+        {"tuning.method": "lora", "tuning.rank": 64},
+    )
+
+
+def task_in_training(case: Case) -> Advice | None:
+    """Items of an evaluation task that stand in what is learnt: their score would be memory."""
+    leaks = [leak for leak in (case.data.leaks if case.data is not None else ()) if leak[1]]
+    if not leaks:
+        return None
+    told = ", ".join(f"{found} of {items} items of {task}" for task, found, items in leaks)
+    return Advice(
+        "task_in_training",
+        f"{told} stand in the training data: the score would tell what was learnt by heart. Take those rows out of "
+        "training (tunesmith data check names them), or the items out of the task",
+        "note 001, point 9, and arXiv:2005.14165, appendix C",
     )
 
 

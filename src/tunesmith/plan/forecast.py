@@ -23,6 +23,7 @@ from tunesmith.tuning.methods import METHODS
 from tunesmith.tuning.table import resolve_lr
 
 if TYPE_CHECKING:
+    from tunesmith.plan.registry import PastRun
     from tunesmith.plan.summary import DataSummary
 
 Checkpointing = Literal["off", "full"]
@@ -104,6 +105,7 @@ def make_plan(
     device: Device,
     summary: DataSummary | None = None,
     speed: Speed | None = None,
+    runs: tuple[PastRun, ...] | None = None,
 ) -> Plan:
     """The plan of a recipe. Without a shape (data not read) there are no steps and no time.
 
@@ -120,7 +122,11 @@ def make_plan(
     fits = memory.device_bytes <= device.memory_bytes
     largest = _largest(recipe, load, device)
     steps = shape.steps if shape else None
-    case = Case(recipe, facts, device, lr, steps, summary, fits, dict(largest["methods"]))
+    case = Case(
+        recipe, facts, device, lr, steps, summary, fits, dict(largest["methods"]), runs, seconds,
+        room=memory.device_bytes / max(1, device.memory_bytes),
+        wide_fits=_fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"})), device),
+    )  # fmt: skip
     return Plan(
         device=device,
         parameters=facts.parameters,

@@ -7,17 +7,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tunesmith.data.samples import IGNORED
+from tunesmith.plan.words_advice import WordFacts
+
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from tunesmith.data.loader import StepPlan
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
+
+USUAL = 0.995
+MEASURED_TOKENS, LEAST_CHARACTERS = 20_000, 1000
 
 
 @dataclass(frozen=True, slots=True)
 class DataSummary:
     """Training data. Shares are of rows; epochs and repeats are passes over tokens.
 
-    attended: length of the document that a token stands in, on average.
+    attended: length of the document that a token stands in, on average. usual_longest: half a row in a hundred is
+    longer. source_tokens: of each source, as often as the run reads it. leaks: (task, items in training, items).
     """
 
     rows: int
@@ -31,6 +40,10 @@ class DataSummary:
     formats: frozenset[str]
     validation_rows: int
     template: str
+    usual_longest: int = 0
+    source_tokens: tuple[int, ...] = ()
+    leaks: tuple[tuple[str, int, int], ...] = ()
+    words: WordFacts | None = None
 
     @property
     def dialogue(self) -> bool:
@@ -38,13 +51,20 @@ class DataSummary:
         return bool(self.formats & {"history", "messages"})
 
 
-def summarise(data: Prepared, steps: StepPlan, template: ChatTemplate) -> DataSummary:
+def summarise(
+    data: Prepared,
+    steps: StepPlan,
+    template: ChatTemplate,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    leaks: tuple[tuple[str, int, int], ...] = (),
+) -> DataSummary:
     """The summary of a run's data."""
     ledger = data.ledger
     read = [source for source in ledger.sources if source.use == "train"]
     lengths = np.concatenate([source.lengths for source in data.train]).astype(np.float64)
     rows = ledger.splits["train"].rows
     cut = sum(s.shortened + s.reasons.get("turn_too_long", 0) for s in read)
+    seen = zip(data.train, steps.passes)
     return DataSummary(
         rows=rows,
         targets=ledger.splits["train"].targets,
@@ -57,4 +77,26 @@ def summarise(data: Prepared, steps: StepPlan, template: ChatTemplate) -> DataSu
         formats=frozenset(source.format for source in read if source.format),
         validation_rows=len(data.validation) if data.validation is not None else 0,
         template=template.name,
+        usual_longest=int(np.quantile(lengths, USUAL, method="higher")) if len(lengths) else 0,
+        source_tokens=tuple(round(float(s.lengths.sum()) * passes) for s, passes in seen),
+        leaks=leaks,
+        words=_words(data, template, tokenizer) if tokenizer is not None else None,
+    )
+
+
+def _words(data: Prepared, template: ChatTemplate, tokenizer: PreTrainedTokenizerFast) -> WordFacts:
+    """The tokenizer, and how many tokens it needs for a character of this data's learnt text."""
+    learnt: list[int] = []
+    for sample in data.train[0]:
+        learnt += sample.labels[sample.labels != IGNORED].tolist()
+        if len(learnt) > MEASURED_TOKENS:
+            break
+    special = set(tokenizer.all_special_ids)
+    plain = [token for token in learnt if token not in special]
+    characters = len(str(tokenizer.decode(plain)))
+    pad = tokenizer.pad_token_id
+    return WordFacts(
+        tokens=len(tokenizer),
+        pad_is_stop=pad is not None and pad in template.stop_ids,
+        tokens_a_character=len(plain) / characters if characters >= LEAST_CHARACTERS else None,
     )

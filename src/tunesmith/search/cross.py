@@ -11,7 +11,7 @@ By depth: the same losses, by how many answers a dialogue has.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,8 @@ def cross_evaluate(runs: Sequence[tuple[str, Recipe]], reporter: Reporter) -> di
     """Every ended run (name, recipe) on every cut; None where all cut alike, or their losses cannot be compared."""
     from tunesmith.opened import open_model
 
-    named = {_cut_of(recipe): recipe for _, recipe in runs}
+    cut_of = _namer([recipe for _, recipe in runs])
+    named = {cut_of(recipe): recipe for _, recipe in runs}
     if len(named) < 2 or not _comparable([recipe for _, recipe in runs]):
         return None
     prepared = {cut: _prepare(recipe) for cut, recipe in named.items()}
@@ -60,7 +61,7 @@ def cross_evaluate(runs: Sequence[tuple[str, Recipe]], reporter: Reporter) -> di
     for number, (name, recipe) in enumerate(runs):
         model = open_model(recipe.output).model
         measured[name] = {cut.name: _loss(model, cut.samples) for cut in cuts}
-        own = next(cut for cut in cuts if cut.name == _cut_of(recipe))
+        own = next(cut for cut in cuts if cut.name == cut_of(recipe))
         if common:
             served[name] = _loss(model, last_answers(own.samples, common))
         reporter.progress("every model on every cut", number + 1, len(runs))
@@ -74,8 +75,10 @@ def cross_evaluate(runs: Sequence[tuple[str, Recipe]], reporter: Reporter) -> di
     }  # fmt: skip
 
 
-def _cut_of(recipe: Recipe) -> str:
-    return f"{recipe.data.max_length}, {recipe.data.overlength}"
+def _namer(recipes: Sequence[Recipe]) -> Callable[[Recipe], str]:
+    """What tells the cuts apart: "512", or "512, split" where both keys differ."""
+    plain = len({recipe.data.overlength for recipe in recipes}) == 1
+    return lambda recipe: f"{recipe.data.max_length}" + ("" if plain else f", {recipe.data.overlength}")
 
 
 def _comparable(recipes: Sequence[Recipe]) -> bool:

@@ -129,7 +129,7 @@ def cross(found: dict[str, Any] | None) -> list[RenderableType]:
 
 
 def _columns(cuts: list[dict[str, Any]], losses: dict[str, Any]) -> RenderableType:
-    titles = [f"cut at {cut['name']} ({base.many(cut['rows'], 'row')})" for cut in cuts]
+    titles = [f"cut at {cut['name']}: {base.many(cut['rows'], 'row')}" for cut in cuts]
     rows = []
     for name in next(iter(losses.values())):
         cells = []
@@ -142,7 +142,7 @@ def _columns(cuts: list[dict[str, Any]], losses: dict[str, Any]) -> RenderableTy
                 cell.append(f"  {word}", style)
             cells.append(cell)
         rows.append([Text(base.visible(name), "strong"), *cells])
-    return base.table(["every model on every cut", *titles], rows)
+    return base.table(["each model on each cut", *titles], rows)
 
 
 def _depths(cut: str, runs: dict[str, Any]) -> RenderableType:
@@ -152,7 +152,9 @@ def _depths(cut: str, runs: dict[str, Any]) -> RenderableType:
         [Text(base.visible(name)), *(base.number(bucket["loss_nats"]) for bucket in found)]
         for name, found in runs.items()
     ]
-    return base.table([f"by answers a row (rows), {cut}", *titles], rows, right=range(1, len(titles) + 1))
+    return base.table(
+        [f"cut at {cut}, by answers a row (rows)", *titles], rows, right=range(1, len(titles) + 1)
+    )
 
 
 def _against(one: dict[str, Any]) -> list[Text | str]:
@@ -211,7 +213,8 @@ def _draw(figure: Any, document: dict[str, Any]) -> None:
         losses.plot([held["loss_nats"] for held, _ in points], [place - shift for _, place in points], "o",
                     color=COLOURS[index % 4], markersize=5.5, label=label)  # fmt: skip
     if len(_series(document)) > 1:
-        losses.legend(frameon=False, fontsize=8, loc="best")
+        figure.legend(*losses.get_legend_handles_labels(), frameon=False, fontsize=8.5, loc="upper right",
+                      bbox_to_anchor=(0.985, 1 - 0.12 / height), ncols=len(_series(document)))  # fmt: skip
     losses.set_yticks(range(len(runs)), [run["name"][-34:] for run in runs])
     losses.set_ylim(-0.6, len(runs) - 0.4)
     prices = (("time", "seconds", "seconds", 1), ("memory", "peak_bytes", "MiB", 2**20))
