@@ -72,6 +72,7 @@ class Outcome:
 
 def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
+    from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
@@ -87,7 +88,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     reporter = reporter or Silent()
     require_suited_parts(recipe)
     require_mergeable(recipe.model)
-    read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
+    tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts, device = read_facts(recipe.model), find_device()
@@ -113,7 +114,8 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
         rows=len(steps.rows),
     )
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
-    summary = summarise(data, steps, template, tokenizer)
+    asked = {task.name: [(item.address, item.record) for item in items] for task, items in tasks}
+    summary = summarise(data, steps, template, tokenizer, leaked_items(asked, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe))
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 

@@ -1,0 +1,62 @@
+"""Items of a task that stand in training are counted, once each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tunesmith.data.doctor import tasks
+from tunesmith.data.records import Chat, Choice, Message
+from tunesmith.recipe import Source
+
+LONG = "which of the three rivers that meet below the old stone bridge carries the most water in spring"
+
+
+def rows(path: Path, *questions: str) -> Source:
+    told = [{"prompt": question, "response": "the middle one"} for question in questions]
+    path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    return Source(path=str(path))
+
+
+def chat(question: str) -> Chat:
+    return Chat((Message("user", question), Message("assistant", "the middle one")))
+
+
+# mutation tried: found as a list of rows
+def test_items_in_training_are_counted_once(tmp_path: Path) -> None:
+    source = rows(
+        tmp_path / "a.jsonl",
+        LONG.upper() + "?",
+        LONG,
+        "something else that nobody has asked in any task so far",
+    )
+    asked = {
+        "rivers": [
+            ("t:1", chat(LONG)),
+            ("t:2", chat("how many sheep graze on the far side of the long green hill today")),
+        ],
+        "choice": [
+            (
+                "c:1",
+                Choice(
+                    "what colour does the sky above the northern harbour take on before a winter storm",
+                    ("a", "b"),
+                    0,
+                ),
+            )
+        ],
+    }
+    assert tasks.leaked_items(asked, [source]) == (("rivers", 1, 2),)
+
+
+def test_short_questions_prove_nothing(tmp_path: Path) -> None:
+    assert (
+        tasks.leaked_items(
+            {"sums": [("t:1", chat("what is 2 + 2?"))]}, [rows(tmp_path / "a.jsonl", "what is 2 + 2?")]
+        )
+        == ()
+    )
+
+
+def test_without_tasks_no_row_is_read() -> None:
+    assert tasks.leaked_items({}, [Source(path="nowhere.jsonl")]) == ()
