@@ -46,6 +46,7 @@ __all__ = [
     "Work",
     "answer",
     "check",
+    "clean",
     "evaluate",
     "export",
     "open_model",
@@ -186,6 +187,33 @@ def check(
         score=_scorer(recipe) if model_score else None,
         examples=examples,
     ).to_json()
+
+
+def clean(
+    recipe: Recipe,
+    out: Path,
+    reporter: Reporter | None = None,
+    *,
+    rules: Sequence[str] = (),
+    also: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Cleaned copies of a recipe's train files in the folder `out`, each with a report that undoes it.
+
+    The steps are those of the rules, or the usual ones; `also` adds to them, `without` takes away.
+    """
+    from tunesmith.data.clean import clean as wash
+    from tunesmith.data.clean.steps import NAMES, UNASKED
+    from tunesmith.data.doctor.rules import load_all, require
+
+    by_yaml, own = load_all(rules)
+    require(NAMES, [*also, *without], "--with or --without")
+    chosen = by_yaml.steps if by_yaml.steps is not None else UNASKED
+    chosen = (*chosen, *(["tags"] if by_yaml.tags is not None else []), *also)
+    steps = tuple(dict.fromkeys(step for step in chosen if step not in without))
+    asked = _questions(recipe) if "leaks" in steps else ()
+    done = wash(recipe.data, out, rules=by_yaml, own=own, steps=steps, tasks=asked, reporter=reporter)
+    return done.to_json()
 
 
 def _questions(recipe: Recipe) -> Iterator[HeldText]:
