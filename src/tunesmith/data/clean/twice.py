@@ -25,7 +25,7 @@ from tunesmith.data.doctor.near import (
 from tunesmith.data.records import Record, Text
 from tunesmith.data.splits import row_keys
 
-LEAST_TEXT = 20  # a shorter document is a heading or a line of stars
+LEAST_TEXT = 20  # letters; a shorter document is a heading or a line of stars
 _IN_A_BAND = 16
 
 
@@ -42,7 +42,7 @@ class Seen:
 
     def equal(self, address: str, record: Record) -> str | None:
         """Where the same row was kept; else this one is kept."""
-        if isinstance(record, Text) and len(record.text) < LEAST_TEXT:
+        if isinstance(record, Text) and sum(map(str.isalnum, record.text)) < LEAST_TEXT:
             return None
         digest = int.from_bytes(row_keys(record)[-1][:8], "little")
         first = self.digests.setdefault(digest, address)
