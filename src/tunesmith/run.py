@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tunesmith.data.doctor.leakage import HeldText
     from tunesmith.data.template import ChatTemplate
     from tunesmith.evaluation.scores import Evaluated
+    from tunesmith.plan.device import Device
     from tunesmith.tuning.method import Method, TunedModel
 
 
@@ -71,8 +72,11 @@ class Outcome:
 # --- before a weight is loaded ------------------------------------------------------------------------------
 
 
-def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
-    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
+def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | None = None) -> Work:
+    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
+
+    device: to plan for another than the one that is here.
+    """
     from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
@@ -92,7 +96,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
-    facts, device = read_facts(recipe.model), find_device()
+    facts, device = read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
