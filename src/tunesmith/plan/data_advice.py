@@ -201,7 +201,9 @@ def small_method_for_knowledge(case: Case) -> Advice | None:
 
 def task_in_training(case: Case) -> Advice | None:
     """Items of an evaluation task that stand in what is learnt: their score would be memory."""
-    leaks = [leak for leak in (case.data.leaks if case.data is not None else ()) if leak[1] > LEAKED * leak[2]]
+    leaks = [
+        leak for leak in (case.data.leaks if case.data is not None else ()) if leak[1] > LEAKED * leak[2]
+    ]
     if not leaks:
         return None
     told = ", ".join(f"{found} of {items} items of {task}" for task, found, items in leaks)

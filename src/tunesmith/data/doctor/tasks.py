@@ -30,8 +30,8 @@ def leaked_items(
     for source in sources if leakage.items else ():
         opened = open_source(source)
         for raw in itertools.islice(opened.rows, LOOKED_AT):
-            record = opened.record(raw)
-            if not isinstance(record, Fault) and (leak := leakage.find(texts_of(record))) is not None:
+            read = opened.record(raw)
+            if not isinstance(read, Fault) and (leak := leakage.find(texts_of(read))) is not None:
                 found.add((leak.held.use, leak.held.address))
     counts = {name: sum(use == name for use, _ in found) for name in tasks}
     return tuple((name, count, len(tasks[name])) for name, count in counts.items() if count)
