@@ -119,8 +119,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
         rows=len(steps.rows),
     )
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
-    asked = {task.name: [(item.address, item.record) for item in items] for task, items in tasks}
-    summary = summarise(data, steps, template, tokenizer, leaked_items(asked, recipe.data.train))
+    summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe))
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
