@@ -101,8 +101,8 @@ def main() -> None:
 def table(result: dict[str, Any]) -> str:
     """What the JSON says, for people."""
     lines = [
-        f"{result['rows']} rows of {result['set']}, {result['augmented']} augmented from them; {result['steps']} steps of "
-        f"{result['batch_tokens']:,} tokens in both arms, LoRA rank 16 on the bundled model; 400 held-out rows.",
+        f"{result['rows']} rows of {result['set']}, {result['augmented']} augmented from them; "
+        f"{result['steps']} steps of {result['batch_tokens']:,} tokens in both arms, LoRA rank 16 on the bundled model; 400 held-out rows.",
         "",
         "| | held-out loss, nats a token (mean ± spread of seeds) | seeds |",
         "|---|---|---|",
@@ -110,9 +110,8 @@ def table(result: dict[str, Any]) -> str:
     for arm, cells in result["cells"].items():
         after = [cell["after"] for cell in cells]
         spread = statistics.stdev(after) if len(after) > 1 else 0.0
-        lines.append(
-            f"| {arm} augmentation | {statistics.mean(after):.4f} ± {spread:.4f} | {', '.join(f'{x:.4f}' for x in after)} |"
-        )
+        seeds = ", ".join(f"{loss:.4f}" for loss in after)
+        lines.append(f"| {arm} augmentation | {statistics.mean(after):.4f} ± {spread:.4f} | {seeds} |")
     before = result["cells"]["without"][0]["before"]
     lines += [
         f"| before training | {before:.4f} | |",
