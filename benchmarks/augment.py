@@ -102,7 +102,8 @@ def table(result: dict[str, Any]) -> str:
     """What the JSON says, for people."""
     lines = [
         f"{result['rows']} rows of {result['set']}, {result['augmented']} augmented from them; "
-        f"{result['steps']} steps of {result['batch_tokens']:,} tokens in both arms, LoRA rank 16 on the bundled model; 400 held-out rows.",
+        f"{result['steps']} steps of {result['batch_tokens']:,} tokens in both arms, "
+        "LoRA rank 16 on the bundled model; 400 held-out rows.",
         "",
         "| | held-out loss, nats a token (mean ± spread of seeds) | seeds |",
         "|---|---|---|",
