@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all audit check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,8 +22,15 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.installed-dev
+test-all: $(VENV)/.installed-dev audit
 	$(PYTEST)
+
+# Known faults of the pinned packages, where the database of faults can be reached; docs/audit.md is what was found last.
+audit: $(VENV)/.installed-dev
+	@if $(BIN)/python -c "import socket; socket.create_connection(('api.osv.dev', 443), 5)" 2>/dev/null; then \
+		$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit && \
+		$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -s osv; \
+	else echo "audit: the database of faults cannot be reached; docs/audit.md says what is known"; fi
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -160,6 +160,14 @@ def is_run(path: str | Path) -> bool:
     return RunFolder(Path(path)).recipe.is_file()
 
 
+def let_read(path: Path) -> None:
+    """Give a file, or all in a folder, the rights of the user's new files: mkstemp and safetensors make them 0600."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in (each for each in (path, *path.rglob("*")) if each.is_file()):
+        os.chmod(file, 0o666 & ~umask)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old text or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,9 +177,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
+        let_read(Path(name))
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
+from tunesmith.folder import RunFolder, let_read, open_run, read_json, write_atomically, write_json
 from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
 from tunesmith.recipe import Recipe, diff, dump, load
 from tunesmith.suited import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tunesmith.data.doctor.leakage import HeldText
     from tunesmith.data.template import ChatTemplate
     from tunesmith.evaluation.scores import Evaluated
-    from tunesmith.plan.device import Device
     from tunesmith.tuning.method import Method, TunedModel
 
 
@@ -47,7 +46,6 @@ __all__ = [
     "Work",
     "answer",
     "check",
-    "clean",
     "evaluate",
     "export",
     "open_model",
@@ -72,12 +70,8 @@ class Outcome:
 # --- before a weight is loaded ------------------------------------------------------------------------------
 
 
-def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | None = None) -> Work:
-    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
-
-    device: to plan for another than the one that is here.
-    """
-    from tunesmith.data.doctor.tasks import leaked_items
+def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
+    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
@@ -93,10 +87,10 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
     reporter = reporter or Silent()
     require_suited_parts(recipe)
     require_mergeable(recipe.model)
-    tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
+    read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
-    facts, device = read_facts(recipe.model), device or find_device()
+    facts, device = read_facts(recipe.model), find_device()
     require_suited_model(recipe, facts, device)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
@@ -119,7 +113,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
         rows=len(steps.rows),
     )
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
-    summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
+    summary = summarise(data, steps, template, tokenizer)
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe))
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
@@ -190,33 +184,6 @@ def check(
         score=_scorer(recipe) if model_score else None,
         examples=examples,
     ).to_json()
-
-
-def clean(
-    recipe: Recipe,
-    out: Path,
-    reporter: Reporter | None = None,
-    *,
-    rules: Sequence[str] = (),
-    also: Sequence[str] = (),
-    without: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Cleaned copies of a recipe's train files in the folder `out`, each with a report that undoes it.
-
-    The steps are those of the rules, or the usual ones; `also` adds to them, `without` takes away.
-    """
-    from tunesmith.data.clean import clean as wash
-    from tunesmith.data.clean.steps import NAMES, UNASKED
-    from tunesmith.data.doctor.rules import load_all, require
-
-    by_yaml, own = load_all(rules)
-    require(NAMES, [*also, *without], "--with or --without")
-    chosen = by_yaml.steps if by_yaml.steps is not None else UNASKED
-    chosen = (*chosen, *(["tags"] if by_yaml.tags is not None else []), *also)
-    steps = tuple(dict.fromkeys(step for step in chosen if step not in without))
-    asked = _questions(recipe) if "leaks" in steps else ()
-    done = wash(recipe.data, out, rules=by_yaml, own=own, steps=steps, tasks=asked, reporter=reporter)
-    return done.to_json()
 
 
 def _questions(recipe: Recipe) -> Iterator[HeldText]:
@@ -348,6 +315,8 @@ def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> N
     else:
         method.save(tuned, folder.adapter)
         save_tokenizer(work.tokenizer, work.template, folder.adapter)
+    for saved in (folder.model, folder.adapter):
+        let_read(saved)
 
 
 def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:

@@ -48,6 +48,26 @@ def test_no_added_token_typed_by_a_user_becomes_a_control_token(name: str) -> No
         assert f"what{text}is2+2?{text}".replace(" ", "") in joined
 
 
+# mutation tried: prompt_ids encodes without the guard.
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_in_chat_no_special_token_that_is_typed_steers(name: str, data: st.DataObject) -> None:
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    template = ChatTemplate.of(tokenizer)
+    added = [token.content for token in tokenizer.added_tokens_decoder.values()]
+    typed = "x" + "".join(
+        data.draw(st.lists(st.sampled_from([*added, "\n", "user", " "]), min_size=1, max_size=6))
+    )
+    known = set(template.control.by_text.values())
+
+    def asked(text: str) -> list[int]:
+        turns = [*([Message("system", text)] if family.has_system else []), Message("user", text)]
+        return [id for id in template.prompt_ids(turns) if id in known]
+
+    assert asked(typed) == asked("x")
+
+
 SCRAPS = [
     "{stop}",
     "{all}",

@@ -147,8 +147,8 @@ CASES = [
     model(
         "weights cut short",
         lambda f: write("model.safetensors", (f / "model.safetensors").read_bytes()[:-100])(f),
-        "",
-        "",
+        r"model\.safetensors$",
+        "cut short",
         words=TRAIN,
     ),
     model("weights of zeros", write("model.safetensors", b"\0" * 100), "", "", words=TRAIN),

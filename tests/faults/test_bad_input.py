@@ -28,7 +28,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# mutation tried: a recipe's unknown keys allowed; rows of null read as text; weights opened without a look at headers
+# mutation tried: require_whole looks at nothing; a recipe's unknown keys are ignored
 @pytest.mark.parametrize(
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name == READS_A_GIGABYTE else name for name in EVERY],

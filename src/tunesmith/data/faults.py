@@ -24,7 +24,7 @@ class Unfit(Exception):
         self.fault = Fault(reason, detail)
 
 
-_FIXES: Mapping[str, str] = {
+FIXES: Mapping[str, str] = {
     "broken_json": "write the row as valid JSON",
     "broken_csv": "quote cells that hold quotes, commas or line breaks",
     "wrong_columns": "give each row as many cells as the header has",
@@ -58,7 +58,7 @@ _FIXES: Mapping[str, str] = {
 
 def fix_of(reason: str) -> str:
     """What to do about a bad row."""
-    return _FIXES.get(reason, "leave the row out, or set data.template: plain")
+    return FIXES.get(reason, "leave the row out, or set data.template: plain")
 
 
 def kind_of(value: Any) -> str:

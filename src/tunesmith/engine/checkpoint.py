@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tunesmith.engine.faults import visit
 from tunesmith.engine.paged import page_again
 from tunesmith.errors import CheckpointError
-from tunesmith.folder import write_atomically
+from tunesmith.folder import let_read, write_atomically
 
 SCHEMA = 1
 RANDOM, METHOD = "random_state", "method|"  # beside the optimiser's own tensors
@@ -120,6 +120,7 @@ def _write(staging: Path, snapshot: Snapshot) -> None:
     (staging / MANIFEST).write_text(
         json.dumps({"schema": SCHEMA, "sha256": sums}, indent=1), encoding="utf-8"
     )
+    let_read(staging)
     for path in staging.iterdir():
         _flush(path)
     _flush(staging)

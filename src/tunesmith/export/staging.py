@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.errors import DiskFullError, FolderError
+from tunesmith.folder import let_read
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD
@@ -31,6 +32,7 @@ def staged(destination: Path, mark: str) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)  # left by a process that was killed
         stage.mkdir(parents=True)
         yield stage
+        let_read(stage)
         _flush(stage)
         _put_in_place(stage, destination)
     except OSError as error:
