@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
 from tunesmith.model.facts import facts_from_config
-from tunesmith.plan.activations import checkpointed_bytes, numbers, saved_bytes, what_trains
+from tunesmith.plan.activations import (
+    layer_costs,
+    numbers,
+    recomputed_layers,
+    saved_bytes,
+    what_trains,
+)
 from tunesmith.recipe import Freeze, Full, Lora, Tuning
 from tunesmith.tuning.method import Setting
 
@@ -41,7 +48,7 @@ def count_saved(
     documents: list[int],
     *,
     bf16: bool,
-    checkpointing: bool = False,
+    recomputed: Collection[int] = (),
 ) -> tuple[int, int]:
     """Bytes of all storages that autograd keeps, parameters apart, and the number of targets."""
     import numpy as np
@@ -61,8 +68,8 @@ def count_saved(
     )
     tuned = build(tuning).prepare(model, Setting(steps=50))
     tuned.model.train()
-    if checkpointing:
-        checkpoint_layers(model)
+    if recomputed:
+        checkpoint_layers(model, recomputed)
     ids = [np.arange(n, dtype=np.int32) for n in documents]
     batch = collate([Sample(i, np.where(i < 5, -100, i), "a:1") for i in ids], packing=True)
     held = [*tuned.model.parameters(), *tuned.model.buffers()]
@@ -87,8 +94,7 @@ def predicted(
 ) -> int:
     facts = facts_from_config(config)
     trains = what_trains(tuning, facts)
-    layers, _, ends = saved_bytes(facts, trains, numbers(trains, bf16), tokens, targets, slack)
-    return round(layers + ends)
+    return round(saved_bytes(facts, trains, numbers(trains, bf16), tokens, targets, slack).total)
 
 
 # mutation tried: leaving out silu's copy, keeping a frozen layer's input, k and v not repeated
@@ -106,16 +112,18 @@ def test_saved_bytes_are_exact_in_bf16(family: str, tuning: Tuning) -> None:
     assert predicted(FAMILIES[family], tuning, 32, targets, bf16=True) == measured
 
 
-# mutation tried: the final norm's input counted twice
+# mutation tried: the final norm's input counted twice; recomputed layers counted from the output
+@pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("tuning", [TUNINGS[0], TUNINGS[1], TUNINGS[4]], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_checkpointed_bytes_are_exact(family: str, tuning: Tuning) -> None:
+def test_checkpointed_bytes_are_exact(family: str, tuning: Tuning, count: int) -> None:
     config = FAMILIES[family]
-    measured, targets = count_saved(config, tuning, [64, 64], bf16=False, checkpointing=True)
     facts = facts_from_config(config)
     trains = what_trains(tuning, facts)
-    inputs, _, ends = checkpointed_bytes(facts, trains, numbers(trains, False), 128, targets)
-    assert measured == round(inputs + ends)
+    size = numbers(trains, False)
+    again = recomputed_layers(layer_costs(facts, trains, size, 1.0), count)
+    measured, targets = count_saved(config, tuning, [64, 64], bf16=False, recomputed=again)
+    assert round(saved_bytes(facts, trains, size, 128, targets, recomputed=count).total) == measured
 
 
 # mutation tried: without disable_input_require_grads every layer goes through backward

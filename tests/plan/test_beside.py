@@ -65,8 +65,8 @@ def compare(family: str, tuning: Tuning, bf16: bool) -> tuple[int, int]:
     trains = what_trains(tuning, facts)
     length = DOCUMENT + trains.virtual_inputs
     slack = (length + trains.virtual_keys) / length
-    layers, _, ends = saved_bytes(facts, trains, numbers(trains, bf16), DOCUMENTS * length, targets, slack)
-    return measured, round(layers + ends)
+    found = saved_bytes(facts, trains, numbers(trains, bf16), DOCUMENTS * length, targets, slack)
+    return measured, round(found.total)
 
 
 # mutation tried: A frozen but its input kept, no second copy of B for DoRA, casts counted in fp32

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ from tunesmith.errors import ModelError, Problem
 from tunesmith.kernels import attention
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
+from tunesmith.model.forward import decoder_layers
 from tunesmith.model.quantised import Held, adopt, finite, wide_names
 from tunesmith.model.stored import stored_kind
 from tunesmith.recipe import Model
@@ -217,8 +218,11 @@ def _without_reports() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def checkpoint_layers(lm: PreTrainedModel) -> None:
-    """Keep only each layer's input and recompute the rest in the backward pass, while the model trains."""
+def checkpoint_layers(lm: PreTrainedModel, chosen: Container[int] | None = None) -> None:
+    """Keep only a layer's input and recompute the rest in the backward pass, while the model trains.
+
+    chosen: numbers of the decoder layers; None: all. A model whose layers cannot be told apart recomputes all.
+    """
     # non-reentrant: gradients reach adapters though no input of the first layer needs one
     if hasattr(lm, "activation_checkpointing_enable"):  # transformers >= 5.21
         lm.activation_checkpointing_enable({"use_reentrant": False})
@@ -227,6 +231,9 @@ def checkpoint_layers(lm: PreTrainedModel) -> None:
     # transformers makes the embedding's output need a gradient, which only the reentrant form asks for: frozen
     # layers below the first that trains would be recomputed and gone through backward for nothing
     lm.disable_input_require_grads()
+    for index, layer in enumerate(decoder_layers(lm)[1]):
+        if chosen is not None and hasattr(layer, "gradient_checkpointing"):
+            layer.gradient_checkpointing = index in chosen
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ Equal to what torch's saved-tensor hooks count, for every family and method (tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from tunesmith.model.facts import ModelFacts
@@ -39,6 +39,25 @@ class LayerCost:
     saved: float
     fixed: int
     flows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """Bytes kept by a micro-batch: `whole` by each layer by itself, `kept` where some keep only their input.
+
+    `recomputed`: those layers. `shared`: kept once for all layers; `ends`: by embedding, final norm and head.
+    """
+
+    whole: tuple[float, ...]
+    kept: tuple[float, ...]
+    recomputed: range
+    shared: float
+    ends: float
+
+    @property
+    def total(self) -> float:
+        """All that is kept when the backward pass begins."""
+        return sum(self.kept) + self.shared + self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +175,48 @@ def uncertainty(facts: ModelFacts) -> float:
 
 
 def saved_bytes(
-    facts: ModelFacts, trains: Trains, size: Numbers, tokens: float, targets: int, slack: float = 1.0
-) -> tuple[float, float, float]:
-    """Bytes kept for the backward pass of a micro-batch: (all layers, the dearest one, head and ends)."""
-    flows, layers, dearest = trains.begins, 0.0, 0.0
+    facts: ModelFacts,
+    trains: Trains,
+    size: Numbers,
+    tokens: float,
+    targets: int,
+    slack: float = 1.0,
+    recomputed: int = 0,
+) -> Saved:
+    """Bytes kept for the backward pass of a micro-batch.
+
+    recomputed: so many layers, the first that gradients reach, keep only their input.
+    """
+    shared = tokens * _shared(facts, size)
+    costs = layer_costs(facts, trains, size, slack)
+    whole = tuple(tokens * cost.saved + cost.fixed for cost in costs)
+    again = recomputed_layers(costs, recomputed)
+    one = tokens * facts.hidden_size * size.residual
+    kept = tuple(one if index in again else bytes_here for index, bytes_here in enumerate(whole))
+    ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows)
+    stored = any(count for index, count in enumerate(whole) if index not in again)
+    return Saved(whole, kept, again, shared * stored, ends)
+
+
+def layer_costs(facts: ModelFacts, trains: Trains, size: Numbers, slack: float) -> list[LayerCost]:
+    """What each layer keeps, from the input to the output."""
+    flows, costs = trains.begins, []
     for layer in range(facts.layers):
-        cost = layer_cost(facts, trains, layer, flows, size, slack)
-        bytes_here = tokens * cost.saved + cost.fixed
-        layers, dearest, flows = layers + bytes_here, max(dearest, bytes_here), cost.flows
+        costs.append(layer_cost(facts, trains, layer, flows, size, slack))
+        flows = costs[-1].flows
+    return costs
+
+
+def recomputed_layers(costs: Sequence[LayerCost], count: int) -> range:
+    """The first `count` layers that gradients reach: those below keep nothing."""
+    first = next((index for index, cost in enumerate(costs) if cost.saved or cost.flows), len(costs))
+    return range(first, min(len(costs), first + count))
+
+
+def _ends(
+    facts: ModelFacts, trains: Trains, size: Numbers, tokens: float, targets: int, flows: bool
+) -> float:
+    """What embedding, final norm and head keep."""
     ends = 0.0
     final = f"{facts.spelling.final_norm}.weight" in trains.names
     wide = FP32 if final and size.residual == FP32 else size.residual
@@ -175,22 +228,12 @@ def saved_bytes(
         ends += targets * (facts.hidden_size * wide + INDEX)
     if trains.head(facts):
         ends += facts.embedding_parameters * FP32
-    ends += tokens * INDEX * trains.embedding
-    return layers + tokens * _shared(facts, size) * bool(layers), dearest, ends
+    return ends + tokens * INDEX * trains.embedding
 
 
 def _shared(facts: ModelFacts, size: Numbers) -> int:
     """Kept once for all layers, bytes a token: the rotation's cosine and sine, and the documents' places."""
     return 2 * facts.head_dim * size.residual + INDEX
-
-
-def checkpointed_bytes(
-    facts: ModelFacts, trains: Trains, size: Numbers, tokens: float, targets: int, slack: float = 1.0
-) -> tuple[float, float, float]:
-    """With checkpointing: (each layer's input, what one layer keeps once it is recomputed, head and ends)."""
-    _, dearest, ends = saved_bytes(facts, trains, size, tokens, targets, slack)
-    inputs = facts.layers * tokens * facts.hidden_size * size.residual
-    return inputs, dearest, ends
 
 
 class _Walk:

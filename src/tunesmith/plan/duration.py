@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, LayerCost, Numbers, Trains, layer_cost
+from tunesmith.plan.activations import FP32, LayerCost, Numbers, Trains, layer_costs, recomputed_layers
+from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
 from tunesmith.plan.memory import Load
 from tunesmith.tuning.footprint import trainable_parameters
 
-# Dense bf16 flops a second (fp32 on cards without bf16) and bytes a second, by a part of the card's name.
-CARDS: Mapping[str, tuple[float, float]] = {
-    "H200": (790e12, 4.3e12), "H100": (700e12, 3.0e12), "A100": (280e12, 1.6e12), "L40": (300e12, 0.8e12),
-    "A10": (110e12, 0.55e12), "A6000": (140e12, 0.7e12), "L4": (100e12, 0.27e12), "4090": (160e12, 0.95e12),
-    "3090": (70e12, 0.85e12), "T4": (8e12, 0.28e12), "V100": (14e12, 0.8e12),
-}  # fmt: skip
-_UNKNOWN_CARD = (50e12, 0.5e12)
 # Share of a card's peak that training reaches; published runs lie between 0.35 and 0.55.
 CARD_SHARE = 0.45
 # Held against steps of three models, three methods and two lengths on one processor core (docs/plan.md).
@@ -73,12 +67,19 @@ class Work:
         return self.flops / speed.flops + moving + self.operators * speed.operator_seconds
 
 
+def card_speed(name: str) -> Speed:
+    """A card's, from the table."""
+    card = card_of(name)
+    return Speed(
+        card.flops * CARD_SHARE, card.bandwidth, SECONDS_PER_OPERATOR["cuda"], SECONDS_PER_SCORE["cuda"]
+    )
+
+
 def find_speed(device: Device, facts: ModelFacts) -> Speed:
     """From the table of cards, or measured here on matrices of the model's own shape."""
-    operator, score = SECONDS_PER_OPERATOR[device.kind], SECONDS_PER_SCORE[device.kind]
     if device.kind == "cuda":
-        flops, rate = next((v for part, v in CARDS.items() if part in device.name), _UNKNOWN_CARD)
-        return Speed(flops * CARD_SHARE, rate, operator, score)
+        return card_speed(device.name)
+    operator, score = SECONDS_PER_OPERATOR["cpu"], SECONDS_PER_SCORE["cpu"]
     flops, rate = _measure(facts.hidden_size, facts.intermediate_size)
     cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
     return Speed(flops * FLOPS_SHARE, rate * cores, operator, score / cores)
@@ -126,12 +127,11 @@ class Stretch:
 
 def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> Work:
     """One step: forward, backward where a gradient flows, update."""
-    facts, flows = load.facts, trains.begins
-    total = Work()
-    for layer in range(facts.layers):
-        cost = layer_cost(facts, trains, layer, flows, size, 1.0)
-        total += _layer_work(load, trains, layer, cost, size, stretch)
-        flows = cost.flows
+    facts, total = load.facts, Work()
+    costs = layer_costs(facts, trains, size, 1.0)
+    again = recomputed_layers(costs, load.recomputed)
+    for layer, cost in enumerate(costs):
+        total += _layer_work(load, trains, layer, cost, size, stretch, layer in again)
     trainable = trainable_parameters(load.tuning, facts)
     flops = stretch.targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
     update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
@@ -139,11 +139,17 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
 
 
 def _layer_work(
-    load: Load, trains: Trains, layer: int, cost: LayerCost, size: Numbers, stretch: Stretch
+    load: Load,
+    trains: Trains,
+    layer: int,
+    cost: LayerCost,
+    size: Numbers,
+    stretch: Stretch,
+    recomputed: bool,
 ) -> Work:
     """One decoder layer: forward, again where it is recomputed, and twice as much backward."""
     facts, added = load.facts, trains.beside(layer, size.compute < FP32)
-    again = 1 if load.checkpointing == "full" and cost.flows else 0
+    again = int(recomputed and cost.flows)
     learnt = sum(
         linear.inputs * linear.outputs
         for linear in facts.linears

@@ -1,8 +1,9 @@
 """Peak memory of a run by term, for each phase of a step; the dearest phase is the forecast.
 
-    loss       weights + optimiser + saved activations + a chunk of logits
-    backward   weights + optimiser + saved activations + one layer's live gradients (+ gradients so far)
-    update     weights + optimiser + all gradients
+    loss         weights + optimiser + saved activations + a chunk of logits
+    backward     weights + optimiser + saved activations + one layer's live gradients (+ gradients so far)
+    update       weights + optimiser + all gradients
+    evaluation   weights + optimiser + what lives in one layer, nothing kept
 Counted in bytes of tensors, plus what the libraries themselves hold. Arithmetic only.
 """
 
@@ -15,8 +16,8 @@ from typing import Any, Literal
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     FP32,
+    Saved,
     Trains,
-    checkpointed_bytes,
     numbers,
     saved_bytes,
     uncertainty,
@@ -52,6 +53,10 @@ STATE_BYTES: Mapping[str, float] = {
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 
 
+# off, full, or so many layers, the first that gradients reach.
+Checkpointing = Literal["off", "full"] | int
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What memory depends on. `frozen_bytes` an element of a frozen weight; slack as in activations.py;
@@ -62,7 +67,7 @@ class Load:
     device: Literal["cpu", "cuda"]
     bf16: bool
     frozen_bytes: int
-    checkpointing: Literal["off", "full"]
+    checkpointing: Checkpointing
     tokens: int
     targets: int
     accumulates: bool
@@ -74,6 +79,12 @@ class Load:
     def trains(self) -> Trains:
         """What trains, by layer."""
         return what_trains(self.tuning, self.facts)
+
+    @property
+    def recomputed(self) -> int:
+        """Layers that are computed again in the backward pass."""
+        levels = {"off": 0, "full": self.facts.layers}
+        return levels[self.checkpointing] if isinstance(self.checkpointing, str) else self.checkpointing
 
     @property
     def computed(self) -> float:
@@ -101,6 +112,11 @@ class Memory:
         return sum(self.terms.values())
 
     @property
+    def allocated_bytes(self) -> int:
+        """Of those, bytes of tensors."""
+        return sum(count for name, count in self.terms.items() if name not in ("allocator", "framework"))
+
+    @property
     def device_bytes(self) -> int:
         """What the device must have: the peak and what stands beside it."""
         return self.peak_bytes + self.context_bytes
@@ -110,6 +126,7 @@ class Memory:
         return {
             "terms": [{"name": name, "bytes": count} for name, count in self.terms.items()],
             "peak_bytes": self.peak_bytes,
+            "allocated_bytes": self.allocated_bytes,
             "phase": self.phase,
             "error_share": self.error_share,
         }
@@ -135,11 +152,10 @@ def _slack(load: Load, terms: Mapping[str, int]) -> float:
     if load.device == "cuda":
         return sum(terms.values()) * CUDA_SLACK
     rates = CPU_SLACK_LORA if load.trains.beside(0, False) else CPU_SLACK
-    pattern = (
-        "checkpointing" if load.checkpointing == "full" else "accumulating" if load.accumulates else "alone"
-    )
+    share = load.recomputed / load.facts.layers
+    stored = rates["accumulating" if load.accumulates else "alone"]
     moving = terms["saved activations"] + terms["live layer"] + terms["head"]
-    return rates[pattern] * moving * _share_of_small_blocks(load)
+    return (share * rates["checkpointing"] + (1 - share) * stored) * moving * _share_of_small_blocks(load)
 
 
 def _share_of_small_blocks(load: Load) -> float:
@@ -205,42 +221,67 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     facts = load.facts
     trains = load.trains
     size = numbers(trains, load.bf16)
-    gradients = trainable_parameters(load.tuning, facts) * FP32
-    keep = checkpointed_bytes if load.checkpointing == "full" else saved_bytes
-    layers, dearest, ends = keep(facts, trains, size, load.computed, load.targets, load.attended)
-    # the input of the layer is kept already
-    own = dearest - load.computed * facts.hidden_size * size.residual
-    recomputed = own if load.checkpointing == "full" else 0.0
+    all_gradients = trainable_parameters(load.tuning, facts) * FP32
+    found = saved_bytes(facts, trains, size, load.computed, load.targets, load.attended, load.recomputed)
     table = facts.embedding_parameters * FP32
-    head_trains = trains.head(facts)
-    begun = gradients if load.accumulates else (table if head_trains else 0)
-    saved = layers + ends - (table if head_trains else 0)
+    head_trains, embedding = trains.head(facts), table if trains.embedding else 0
+    earlier = all_gradients if load.accumulates else 0
+    begun = earlier or (table if head_trains else 0)
+    saved = found.total - (table if head_trains else 0)
     live = _live(load, trains, size.compute)
-    embedding = table if trains.embedding else 0
-    return {
+    top, lowest = _recomputed_parts(found)
+    phases = {
         "loss": {
-            "gradients": gradients if load.accumulates else 0,
+            "gradients": earlier,
             "saved activations": saved,
             "head": (table if head_trains else 0) + _chunk(load, size.compute),
         },
         # the head's own gradient, scaled, beside the one it was kept as
         "backward of the head": {
-            "gradients": gradients if load.accumulates else 0,
+            "gradients": earlier,
             "saved activations": saved,
             "head": 2 * table if head_trains else 0,
         },
         "backward of a layer": {
             "gradients": begun,
-            "saved activations": saved + recomputed,
+            "saved activations": saved + (top if facts.layers - 1 in found.recomputed else 0),
             "live layer": live,
         },
         "end of the backward": {
-            "gradients": gradients,
-            "saved activations": recomputed or dearest if layers else 0,
+            "gradients": all_gradients,
+            "saved activations": lowest if any(found.whole) else 0,
             "live layer": max(live, embedding),
         },
-        "update": {"gradients": gradients},
+        "update": {"gradients": all_gradients},
+        "evaluation": {"live layer": _forward_live(load, size.compute), "head": _chunk(load, size.compute)},
     }
+    if found.recomputed and facts.layers - 1 not in found.recomputed:
+        last = found.recomputed[-1]
+        above = (facts.layers - 1 - last) / facts.layers
+        phases["backward of a recomputed layer"] = {
+            "gradients": earlier or begun + above * (all_gradients - begun),
+            "saved activations": sum(found.kept[: last + 1]) + found.shared + top,
+            "live layer": live,
+        }
+    return phases
+
+
+def _recomputed_parts(found: Saved) -> tuple[float, float]:
+    """What the dearest recomputed layer holds beside its input; what the lowest layer holds at the very end."""
+    beside = [found.whole[index] - found.kept[index] for index in found.recomputed]
+    return max(beside, default=0.0), max(beside) if beside else max(found.whole)
+
+
+def _forward_live(load: Load, compute: int) -> float:
+    """What lives at once in a layer that keeps nothing: the stream twice, and three of the inner size or attention's.
+
+    A model that runs through its own forward makes all logits at once.
+    """
+    facts = load.facts
+    inner = 3 * facts.intermediate_size
+    attention = 2 * (facts.heads + 2 * facts.kv_heads) * facts.head_dim + 2 * facts.attention_size
+    logits = facts.vocab_size * FP32 if facts.own_forward else 0
+    return load.computed * (max(2 * facts.hidden_size + max(inner, attention), logits) * compute)
 
 
 def _live(load: Load, trains: Trains, compute: int) -> float:

@@ -216,8 +216,11 @@ class Compute(Section):
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 where the device has fast bf16 matrix units, else fp32."""
-    checkpointing: Literal["auto", "off", "full"] = "auto"
-    """Recompute activations in the backward pass; auto only if memory asks for it."""
+    checkpointing: Annotated[
+        Literal["auto", "off", "full"] | Count | Share, Field(union_mode="left_to_right")
+    ] = "auto"
+    """Recompute activations in the backward pass: off, full, or so many layers (a number or a share), the first that
+    gradients reach; auto as few as memory asks for."""
     micro_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; changes memory and speed, never the result."""
     deterministic: bool = True
