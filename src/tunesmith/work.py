@@ -69,8 +69,8 @@ def tune(work: Work, lm: Any) -> tuple[TunedModel, Method]:
     assert tuned.trainable_count == expected, (
         f"{tuned.trainable_count} parameters train, {expected} were planned"
     )
-    if work.plan.checkpointing == "full":
-        checkpoint_layers(lm)
+    if work.plan.recomputed:
+        checkpoint_layers(lm, work.plan.recomputed)
     return tuned, method
 
 

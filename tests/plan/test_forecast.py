@@ -45,7 +45,7 @@ def test_the_document_has_the_contracted_keys() -> None:
     assert {"fits", "device", "parameters", "memory", "run", "advice", "largest"} <= set(found)
     assert set(found["device"]) == {"kind", "name", "memory_bytes"}
     assert set(found["parameters"]) == {"total", "trainable"}
-    assert set(found["memory"]) == {"terms", "peak_bytes", "phase", "error_share"}
+    assert {"terms", "peak_bytes", "phase", "error_share"} <= set(found["memory"])
     assert set(found["run"]) == {"steps", "tokens", "targets", "seconds", "disk_bytes"}
     assert all(set(item) == {"rule", "reason", "source", "change"} for item in found["advice"])
     assert found["precision"] in ("fp32", "bf16")
@@ -91,7 +91,7 @@ def test_micro_tokens_hold_the_longest_sample_and_no_more_than_a_step() -> None:
 
 
 def test_less_memory_means_smaller_micro_batches_then_checkpointing_then_refusal() -> None:
-    def choice(gib: float) -> tuple[int, str, bool]:
+    def choice(gib: float) -> tuple[int, Any, bool]:
         found = plan(SEVEN, device=replace(CARD, memory_bytes=round(gib * 2**30)))
         return found.micro_tokens, found.checkpointing, found.fits
 
@@ -100,7 +100,10 @@ def test_less_memory_means_smaller_micro_batches_then_checkpointing_then_refusal
     assert (level, fits) == ("off", True)
     assert 700 <= micro < 16_000
     micro, level, fits = choice(17)
-    assert (level, fits) == ("full", True)
+    assert 0 < level < 32, "as few layers as fit"
+    assert fits
+    least = plan(SEVEN, device=CARD, compute={"micro_tokens": 700, "checkpointing": "full"}).memory
+    assert choice((least.device_bytes + 2**20) / 2**30) == (700, "full", True)
     assert choice(10) == (700, "full", False)
 
 

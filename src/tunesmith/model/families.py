@@ -34,7 +34,7 @@ class Family:
     mlp_out: str = "mlp.down_proj"
     norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
     positions: str | None = None  # a table of learnt positions
-    aliases: Mapping[str, str] = field(default_factory=dict)  # our name -> the config's
+    aliases: Mapping[str, str] = field(default_factory=dict, hash=False)  # our name -> the config's
     # ---- what there is ----
     grouped: bool = True  # keys may be shared by queries, and heads have a size of their own
     gated: bool = True

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tunesmith.model.facts import ModelFacts
 from tunesmith.model.families import FAMILIES, Family
@@ -90,6 +91,7 @@ class Trains:
         return self.embedding if facts.tied else f"{self.spelling.head}.weight" in self.names
 
 
+@lru_cache(maxsize=128)
 def what_trains(tuning: Tuning, facts: ModelFacts) -> Trains:
     """Names of the model's own parameters that train, and what is added."""
     return Trains(
@@ -198,13 +200,14 @@ def saved_bytes(
     return Saved(whole, kept, again, shared * stored, ends)
 
 
-def layer_costs(facts: ModelFacts, trains: Trains, size: Numbers, slack: float) -> list[LayerCost]:
+@lru_cache(maxsize=512)
+def layer_costs(facts: ModelFacts, trains: Trains, size: Numbers, slack: float) -> tuple[LayerCost, ...]:
     """What each layer keeps, from the input to the output."""
-    flows, costs = trains.begins, []
+    flows, costs = trains.begins, list[LayerCost]()
     for layer in range(facts.layers):
         costs.append(layer_cost(facts, trains, layer, flows, size, slack))
         flows = costs[-1].flows
-    return costs
+    return tuple(costs)
 
 
 def recomputed_layers(costs: Sequence[LayerCost], count: int) -> range:

@@ -140,9 +140,7 @@ def _least_recomputing(setting: Setting, headroom: float) -> Iterable[Load | Non
             load = setting.load(tokens, level(asked, setting.facts))
             yield load if setting.fits(load, headroom) else None
             continue
-        yield fewest_recomputed(
-            setting.load(tokens, "off"), lambda load: setting.fits(load, headroom)
-        )
+        yield fewest_recomputed(setting.load(tokens, "off"), lambda load: setting.fits(load, headroom))
 
 
 def fewest_recomputed(load: Load, fits: Callable[[Load], bool]) -> Load | None:

@@ -15,7 +15,7 @@ from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import FP32, LayerCost, Numbers, Trains, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
-from tunesmith.plan.memory import Load
+from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
 from tunesmith.tuning.footprint import trainable_parameters
 
 # Share of a card's peak that training reaches; published runs lie between 0.35 and 0.55.
@@ -26,10 +26,11 @@ TRAFFIC_PER_SAVED_BYTE = 7.2  # writes and reads of a byte kept for the backward
 HEAD_TRAFFIC = 9 * FP32  # a logit: made, exponentiated, turned into its gradient
 UPDATE_TRAFFIC = 14 * FP32  # a trained weight: AdamW reads four numbers and writes three; clipping reads one
 ACCUMULATE_TRAFFIC = 3 * FP32
+PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
 SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
 # A query with a key in a head, forward and backward, on one core; on a card it is part of the flops.
-SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 8.3e-9, "cuda": 0.0}
+SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 8.3e-9}
 # Element-wise work gains less from a second core than products do.
 SHARE_OF_FURTHER_CORES = 0.75
 
@@ -42,6 +43,7 @@ class Speed:
     bytes: float
     operator_seconds: float
     score_seconds: float = 0.0
+    launches_ahead: bool = False  # operators are started while others compute
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,14 @@ class Work:
     def seconds(self, speed: Speed) -> float:
         """Time on a machine."""
         moving = self.bytes / speed.bytes + self.scores * speed.score_seconds
-        return self.flops / speed.flops + moving + self.operators * speed.operator_seconds
+        computing, starting = self.flops / speed.flops + moving, self.operators * speed.operator_seconds
+        return max(computing, starting) if speed.launches_ahead else computing + starting
 
 
 def card_speed(name: str) -> Speed:
     """A card's, from the table."""
     card = card_of(name)
-    return Speed(
-        card.flops * CARD_SHARE, card.bandwidth, SECONDS_PER_OPERATOR["cuda"], SECONDS_PER_SCORE["cuda"]
-    )
+    return Speed(card.flops * CARD_SHARE, card.bandwidth, SECONDS_PER_OPERATOR["cuda"], launches_ahead=True)
 
 
 def find_speed(device: Device, facts: ModelFacts) -> Speed:
@@ -135,6 +136,8 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
     trainable = trainable_parameters(load.tuning, facts)
     flops = stretch.targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
     update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
+    if load.optimizer.startswith("paged"):
+        update += 2 * trainable * STATE_BYTES[load.optimizer] * PAGED_TRAFFIC
     return total + Work(flops, stretch.targets * facts.vocab_size * HEAD_TRAFFIC + update)
 
 
@@ -162,13 +165,24 @@ def _layer_work(
     kept = cost.saved or _forward_bytes(facts, size)
     traffic = kept * TRAFFIC_PER_SAVED_BYTE * (1 + again / 4 if cost.flows else 0.25)
     thirds = 3 + again if cost.flows else 1
+    read = (
+        stretch.micro_batches
+        * facts.linear_parameters
+        * _read_bytes(load, size)
+        * (2 + again if cost.flows else 1)
+    )
     operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(added))
     return Work(
         stretch.tokens * flops,
-        stretch.tokens * traffic,
+        stretch.tokens * traffic + read,
         stretch.micro_batches * operators,
         stretch.tokens * stretch.length * facts.heads * thirds / 3,
     )
+
+
+def _read_bytes(load: Load, size: Numbers) -> float:
+    """Bytes moved for an element of a frozen matrix in a pass: read; from 4 bits also written and read again."""
+    return load.frozen_bytes if load.tuning.base == "none" else FOUR_BIT_BYTES + 2 * size.compute
 
 
 def forward_work(facts: ModelFacts, size: Numbers, stretch: Stretch) -> Work:

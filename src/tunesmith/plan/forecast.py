@@ -5,19 +5,21 @@ recipe + facts + run shape + device -> Plan(memory by term, time, disk, advice, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith.errors import RecipeError
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, numbers, what_trains
+from tunesmith.plan.activations import FP32, layer_costs, numbers, recomputed_layers, what_trains
 from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
+from tunesmith.plan.choice import RunShape, Setting, choose
 from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed, Stretch, find_speed, forward_work, train_work
-from tunesmith.plan.memory import Load, Memory, forecast_memory
-from tunesmith.recipe import LowRank, Recipe, Tuning, steps_of
+from tunesmith.plan.ladder import Rung, climb_down, nearest
+from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
+from tunesmith.plan.reach import reach
+from tunesmith.recipe import Recipe, steps_of
 from tunesmith.tuning.footprint import trainable_parameters
 from tunesmith.tuning.methods import METHODS
 from tunesmith.tuning.table import resolve_lr
@@ -25,26 +27,6 @@ from tunesmith.tuning.table import resolve_lr
 if TYPE_CHECKING:
     from tunesmith.plan.registry import PastRun
     from tunesmith.plan.summary import DataSummary
-
-Checkpointing = Literal["off", "full"]
-
-# On a processor larger micro-batches gain nothing; on a card they fill it.
-AUTO_MICRO_TOKENS: Mapping[str, int] = {"cpu": 2048, "cuda": 16384}
-LEAST_MICRO_TOKENS = 256
-_MOST = 1 << 20
-MEAN_LENGTH = 512.0  # of a document, before the data are known
-
-
-@dataclass(frozen=True, slots=True)
-class RunShape:
-    """How long the run is: totals of all steps, tokens of the largest step, of the longest sample."""
-
-    steps: int
-    tokens: int
-    targets: int
-    step_tokens: int
-    longest: int
-    rows: int = 0  # 0: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +42,10 @@ class Plan:
     disk_bytes: int
     advice: tuple[Advice, ...]
     largest: Mapping[str, Any]
+    nearest: Rung | None
     precision: Literal["fp32", "bf16"]
     checkpointing: Checkpointing
+    recomputed: range  # decoder layers computed again in the backward pass
     micro_tokens: int
     lr: float
 
@@ -92,6 +76,7 @@ class Plan:
             "advice": [asdict(item) for item in self.advice],
             "largest": dict(self.largest),
             "precision": self.precision,
+            "nearest": self.nearest.to_json() if self.nearest else None,
             "checkpointing": self.checkpointing,
             "micro_tokens": self.micro_tokens,
             "lr": self.lr,
@@ -112,15 +97,16 @@ def make_plan(
     Raises RecipeError where the tuning names what the model lacks.
     """
     trainable = trainable_parameters(recipe.tuning, facts)
-    precision = _precision(recipe, device)
-    load = _first_that_fits(recipe, facts, shape, device, precision)
+    setting = Setting(recipe, facts, shape, device, summary)
+    precision, load = setting.precision, choose(setting)
     memory = forecast_memory(load)
     seconds = None
     if shape is not None:
         seconds = _seconds(recipe, load, shape, summary, speed or find_speed(device, facts))
     lr = resolve_lr(recipe)
     fits = memory.device_bytes <= device.memory_bytes
-    largest = _largest(recipe, load, device)
+    rungs = climb_down(setting)
+    largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
     steps = shape.steps if shape else None
     case = Case(
         recipe, facts, device, lr, steps, summary, fits, dict(largest["methods"]), runs, seconds,
@@ -137,74 +123,25 @@ def make_plan(
         disk_bytes=_disk_bytes(recipe, facts, trainable, precision),
         advice=advise(case),
         largest=largest,
+        nearest=nearest(rungs),
         precision=precision,
         checkpointing=load.checkpointing,
+        recomputed=_recomputed(load),
         micro_tokens=_micro_tokens(recipe, load),
         lr=lr,
     )
 
 
-def _precision(recipe: Recipe, device: Device) -> Literal["fp32", "bf16"]:
-    if recipe.compute.precision != "auto":
-        return recipe.compute.precision
-    return "bf16" if device.bf16 else "fp32"
+def _recomputed(load: Load) -> range:
+    """The layers, by number."""
+    costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+    return recomputed_layers(costs, load.recomputed)
 
 
 def _micro_tokens(recipe: Recipe, load: Load) -> int:
     """What was asked for; the load may be larger, where a single sample is."""
     asked = recipe.compute.micro_tokens
     return load.tokens if asked == "auto" else asked
-
-
-def _first_that_fits(
-    recipe: Recipe, facts: ModelFacts, shape: RunShape | None, device: Device, precision: str
-) -> Load:
-    """The first of the candidates, fastest first, that fits; the smallest where none does."""
-    load = None
-    for load in _candidates(recipe, facts, shape, device, precision):
-        if forecast_memory(load).device_bytes <= device.memory_bytes:
-            return load
-    assert load is not None
-    return load
-
-
-def _candidates(
-    recipe: Recipe, facts: ModelFacts, shape: RunShape | None, device: Device, precision: str
-) -> Iterator[Load]:
-    """Without checkpointing before with, large micro-batches before small; none below the longest sample."""
-    longest = shape.longest if shape else recipe.data.max_length
-    step_tokens = max(longest, shape.step_tokens if shape else recipe.optim.batch_tokens)
-    asked = recipe.compute.micro_tokens
-    if asked == "auto":
-        most = min(step_tokens, max(longest, AUTO_MICRO_TOKENS[device.kind]))
-        sizes = [most]
-        while sizes[-1] > max(longest, LEAST_MICRO_TOKENS):
-            sizes.append(max(longest, LEAST_MICRO_TOKENS, sizes[-1] // 2))
-    else:
-        sizes = [max(longest, min(asked, step_tokens))]
-    learnt = shape.targets / shape.tokens if shape and shape.tokens else 1.0
-    wanted = recipe.compute.checkpointing
-    levels: tuple[Checkpointing, ...] = ("off", "full") if wanted == "auto" else (wanted,)
-    for level in levels:
-        for tokens in sizes:
-            yield Load(
-                facts=facts,
-                tuning=recipe.tuning,
-                device=device.kind,
-                bf16=precision == "bf16",
-                frozen_bytes=_frozen_bytes(recipe, precision),
-                checkpointing=level,
-                tokens=tokens,
-                targets=max(1, round(tokens * learnt)),
-                accumulates=step_tokens > tokens,
-                length=shape.tokens / shape.rows if shape and shape.rows else MEAN_LENGTH,
-                optimizer=recipe.optim.optimizer,
-            )
-
-
-def _frozen_bytes(recipe: Recipe, precision: str) -> int:
-    stored = precision if recipe.model.dtype == "auto" else recipe.model.dtype
-    return 2 if stored == "bf16" else FP32
 
 
 def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed) -> float:
@@ -235,51 +172,3 @@ def _disk_bytes(recipe: Recipe, facts: ModelFacts, trainable: int, precision: st
     result = facts.parameters * (2 if precision == "bf16" else FP32)
     result = result if METHODS[recipe.tuning.method].can.whole else trainable * FP32
     return checkpoints * 3 * FP32 * trainable + result
-
-
-# ---- the largest that fits ----
-
-
-def _largest(recipe: Recipe, load: Load, device: Device) -> dict[str, Any]:
-    """How far this device reaches: tokens at once, longest sample, rank, and which methods fit at all."""
-    full = replace(load, checkpointing="full")
-    found: dict[str, Any] = {
-        "micro_tokens": _grow(load.tokens, lambda n: _fits(_with_tokens(load, n), device)),
-        "max_length": _grow(load.tokens, lambda n: _fits(_with_tokens(full, n), device)),
-        "methods": {name: _method_fits(load, name, device) for name in METHODS},
-    }
-    tuning = load.tuning
-    if isinstance(tuning, LowRank):
-        ranked = lambda rank: replace(load, tuning=tuning.model_copy(update={"rank": rank}))  # noqa: E731
-        widest = min(load.facts.hidden_size, load.facts.intermediate_size)
-        found["rank"] = min(widest, _grow(tuning.rank, lambda rank: _fits(ranked(rank), device)))
-    return found
-
-
-def _fits(load: Load, device: Device) -> bool:
-    return forecast_memory(load).device_bytes <= device.memory_bytes
-
-
-def _with_tokens(load: Load, tokens: int) -> Load:
-    return replace(load, tokens=tokens, targets=max(1, load.targets * tokens // load.tokens))
-
-
-def _method_fits(load: Load, name: str, device: Device) -> bool:
-    """Whether a method with its defaults fits, with checkpointing and the smallest micro-batch if need be."""
-    tuning: Tuning = load.tuning if name == load.tuning.method else METHODS[name].tuning()
-    if tuning.method == "freeze":
-        tuning = tuning.model_copy(update={"last_layers": min(tuning.last, load.facts.layers)})
-    try:
-        return _fits(replace(load, tuning=tuning, checkpointing="full"), device)
-    except RecipeError:  # a method that this model cannot have, such as bitfit without biases
-        return False
-
-
-def _grow(start: int, fits: Any) -> int:
-    """The largest power-of-two multiple or part of `start` that fits; 0 where not even one does."""
-    size = start
-    while size and not fits(size):
-        size //= 2
-    while 0 < size < _MOST and fits(2 * size):
-        size *= 2
-    return size

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     FP32,
+    INDEX,
     Saved,
     Trains,
     numbers,
@@ -132,12 +133,13 @@ class Memory:
         }
 
 
-def forecast_memory(load: Load) -> Memory:
-    """The dearest phase of a step."""
+def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
+    """The dearest phase of a step, or of the evaluations between steps."""
     static = _static(load)
     phases = {
         phase: {**static, **{name: round(count) for name, count in terms.items()}}
         for phase, terms in _phases(load).items()
+        if evaluates or phase != "evaluation"
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = phases[phase]
@@ -201,6 +203,8 @@ def _held(facts: ModelFacts) -> Iterator[tuple[str, int]]:
 
 def _states(load: Load, trainable: int) -> float:
     """Bytes of the optimiser: two moments of each number that trains, or of its projection."""
+    if load.device == "cuda" and load.optimizer.startswith("paged"):
+        return 0  # they stand in the main memory, and come when they are needed
     if isinstance(load.tuning, GaLore):
         return galore_states(load.tuning, load.facts) * FP32
     return trainable * STATE_BYTES[load.optimizer]
@@ -253,7 +257,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
             "live layer": max(live, embedding),
         },
         "update": {"gradients": all_gradients},
-        "evaluation": {"live layer": _forward_live(load, size.compute), "head": _chunk(load, size.compute)},
+        "evaluation": _evaluation(load, size.compute),
     }
     if found.recomputed and facts.layers - 1 not in found.recomputed:
         last = found.recomputed[-1]
@@ -272,16 +276,21 @@ def _recomputed_parts(found: Saved) -> tuple[float, float]:
     return max(beside, default=0.0), max(beside) if beside else max(found.whole)
 
 
-def _forward_live(load: Load, compute: int) -> float:
-    """What lives at once in a layer that keeps nothing: the stream twice, and three of the inner size or attention's.
+def _evaluation(load: Load, compute: int) -> dict[str, float]:
+    """Nothing is kept: what lives at once in a layer, or a chunk of logits, whichever is more.
 
-    A model that runs through its own forward makes all logits at once.
+    A model that runs through its own forward makes all logits of its documents at once.
     """
     facts = load.facts
-    inner = 3 * facts.intermediate_size
-    attention = 2 * (facts.heads + 2 * facts.kv_heads) * facts.head_dim + 2 * facts.attention_size
-    logits = facts.vocab_size * FP32 if facts.own_forward else 0
-    return load.computed * (max(2 * facts.hidden_size + max(inner, attention), logits) * compute)
+    stream, heads = facts.hidden_size, (facts.heads + 2 * facts.kv_heads) * facts.head_dim
+    repeated = 2 * facts.attention_size * (facts.kv_heads < facts.heads)
+    attention = 2 * stream + 3 * heads + repeated
+    numbers = max(attention, 4 * stream + 3 * facts.intermediate_size) + 2 * facts.head_dim
+    layer = load.computed * (numbers * compute + 6 * INDEX)
+    head = _chunk(load, compute)
+    if facts.own_forward:
+        head = load.computed * facts.vocab_size * (compute + FP32)
+    return {"live layer": layer} if layer > head else {"head": head}
 
 
 def _live(load: Load, trains: Trains, compute: int) -> float:

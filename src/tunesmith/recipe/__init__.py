@@ -1,6 +1,6 @@
 """The recipe: the one input of a run. load("recipe.yaml", ["optim.lr=2e-4"]) -> Recipe -> dump(recipe)."""
 
-from tunesmith.recipe.document import Recipe, diff, dump, load, parse
+from tunesmith.recipe.document import Recipe, diff, dump, load, parse, set_key
 from tunesmith.recipe.section import Section, steps_of
 from tunesmith.recipe.sections import (
     TEMPLATES,
@@ -102,5 +102,6 @@ __all__ = [
     "dump",
     "load",
     "parse",
+    "set_key",
     "steps_of",
 ]

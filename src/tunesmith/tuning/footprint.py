@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import RecipeError
@@ -67,6 +68,7 @@ class Footprint:
         return own + self.added + sum(rows * facts.hidden_size for rows in self.rows.values())
 
 
+@lru_cache(maxsize=128)
 def footprint(tuning: Tuning, facts: ModelFacts) -> Footprint:
     """What trains, exactly; tied weights once. Raises RecipeError for names that the model does not have."""
     found: Footprint = _FOOTPRINTS[type(tuning)](tuning, facts)
