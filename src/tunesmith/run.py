@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tunesmith.data.doctor.leakage import HeldText
+    from tunesmith.data.loader import StepPlan
+    from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
     from tunesmith.evaluation.scores import Evaluated
+    from tunesmith.plan.choice import RunShape
+    from tunesmith.plan.device import Device
+    from tunesmith.plan.worst import Worst
     from tunesmith.tuning.method import Method, TunedModel
 
 
@@ -70,15 +75,18 @@ class Outcome:
 # --- before a weight is loaded ------------------------------------------------------------------------------
 
 
-def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
-    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing."""
+def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | None = None) -> Work:
+    """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
+
+    device: to plan for another than the one that is here.
+    """
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
     from tunesmith.model.facts import read_facts
     from tunesmith.opened import require_mergeable
     from tunesmith.plan.device import find_device
-    from tunesmith.plan.forecast import RunShape, make_plan
+    from tunesmith.plan.forecast import make_plan
     from tunesmith.plan.registry import read_runs
     from tunesmith.plan.summary import summarise
     from tunesmith.tuning.footprint import virtual_tokens
@@ -90,7 +98,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
     read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
-    facts, device = read_facts(recipe.model), find_device()
+    facts, device = read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
@@ -104,6 +112,20 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
         recipe.optim.batch_growth,
     )
     require_suited_length(recipe, len(steps))
+    data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
+    shape, worst = _measured(steps, data, recipe.data.packing)
+    summary = summarise(data, steps, template, tokenizer)
+    plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
+    return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
+
+
+def _measured(steps: StepPlan, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:
+    """How long the run is, and its worst micro-batch."""
+    import numpy as np
+
+    from tunesmith.plan.choice import RunShape
+    from tunesmith.plan.worst import worst_of
+
     shape = RunShape(
         steps=len(steps),
         tokens=int(steps.step_tokens.sum()),
@@ -112,10 +134,9 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None) -> Work:
         longest=data.longest,
         rows=len(steps.rows),
     )
-    data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
-    summary = summarise(data, steps, template, tokenizer)
-    plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe))
-    return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
+    lengths = np.concatenate([source.lengths for source in data.train])
+    targets = np.concatenate([source.targets for source in data.train])
+    return shape, worst_of(steps.rows, steps.cuts, lengths, targets, packing)
 
 
 def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
@@ -126,9 +147,13 @@ def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"from_config": config})})
 
 
-def plan(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
-    """The forecast of a run: the contracted JSON of the verb."""
-    return prepare(recipe, reporter).plan.to_json()
+def plan(recipe: Recipe, reporter: Reporter | None = None, memory: str | None = None) -> dict[str, Any]:
+    """The forecast of a run: the contracted JSON of the verb. memory: on a device of this name or size."""
+    from tunesmith.plan.cards import device_with
+    from tunesmith.plan.device import find_device
+
+    device = device_with(memory, find_device()) if memory else None
+    return prepare(recipe, reporter, device).plan.to_json()
 
 
 def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
@@ -234,9 +259,7 @@ def train(
         _check_same_recipe(open_run(folder.path), recipe)
     work = prepare(recipe, reporter)
     if not work.plan.fits:
-        needed, there = work.plan.peak_bytes / 2**30, work.device.memory_bytes / 2**30
-        what = f"needs about {needed:.1f} GiB, the device has {there:.1f}"
-        raise DoesNotFitError.at("plan", what, "see: tunesmith plan RECIPE, for what would fit")
+        raise DoesNotFitError.at("plan", work.plan.shortage, work.plan.way_out)
     if not resume:
         folder.create()
     with folder.lock():

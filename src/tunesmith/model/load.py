@@ -233,7 +233,7 @@ def checkpoint_layers(lm: PreTrainedModel, chosen: Container[int] | None = None)
     lm.disable_input_require_grads()
     for index, layer in enumerate(decoder_layers(lm)[1]):
         if chosen is not None and hasattr(layer, "gradient_checkpointing"):
-            layer.gradient_checkpointing = index in chosen
+            setattr(layer, "gradient_checkpointing", index in chosen)  # noqa: B010
 
 
 @contextlib.contextmanager

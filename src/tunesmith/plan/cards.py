@@ -100,5 +100,5 @@ def _of_size(size: int, kind: str | None, here: Device) -> Device:
         return replace(here, memory_bytes=size)
     near = [card for card in CARDS.values() if 0.85 < card.gibibytes * 2**30 / size < 1.15 and card.bf16]
     slowest = min(near, key=lambda card: card.flops, default=UNKNOWN)
-    like = f", as fast as {slowest.name}" if near else ""
-    return Device("cuda", f"a card of {size / 2**30:g} GB{like}", size, True)
+    like = f" (like {slowest.name})" if near else ""
+    return Device("cuda", f"{size / 2**30:g} GB card{like}", size, True)

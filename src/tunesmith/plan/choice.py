@@ -16,6 +16,7 @@ from tunesmith.plan.activations import FP32, numbers
 from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed, Stretch, card_speed, train_work
 from tunesmith.plan.memory import Load, forecast_memory
+from tunesmith.plan.worst import MicroBatch, Worst
 from tunesmith.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 AUTO_MICRO_TOKENS: Mapping[str, int] = {"cpu": 2048, "cuda": 16384}
 LEAST_MICRO_TOKENS = 256
 MEAN_LENGTH = 512.0  # of a document, before the data are known
+SLACK = 1.05  # attended slots a token, likewise
 # `auto` leaves this much of the device free, where it can: a forecast is a forecast.
 HEADROOM = 0.06
+# Answers are generated for so many times the tokens of a micro-batch (evaluation/evaluate.py).
+ANSWER_SHARE = 4
 _PROCESSOR = Speed(60e9, 8e9, 45e-6, 8.3e-9)
 
 
 @dataclass(frozen=True, slots=True)
 class RunShape:
-    """How long the run is: totals of all steps, tokens of the largest step, of the longest sample.
-
-    micro_targets: most targets that a micro-batch holds, where that is known, by its tokens.
-    """
+    """How long the run is: totals of all steps, tokens of the largest step, of the longest sample."""
 
     steps: int
     tokens: int
@@ -54,6 +55,7 @@ class Setting:
     shape: RunShape | None
     device: Device
     summary: DataSummary | None = None
+    worst: Worst | None = None
 
     @property
     def precision(self) -> Literal["fp32", "bf16"]:
@@ -71,10 +73,16 @@ class Setting:
         """The largest step."""
         return max(self.longest, self.shape.step_tokens if self.shape else self.recipe.optim.batch_tokens)
 
+    @property
+    def answers(self) -> bool:
+        """Whether anything is generated before and after."""
+        wanted = self.recipe.evaluation
+        return bool(wanted.probes) or any(task.kind == "generate" for task in wanted.tasks)
+
     def load(self, tokens: int, checkpointing: Literal["off", "full"] | int) -> Load:
-        """The load of a micro-batch of so many tokens."""
-        shape, recipe = self.shape, self.recipe
-        learnt = shape.targets / shape.tokens if shape and shape.tokens else 1.0
+        """The load of the worst micro-batch that is cut at so many tokens."""
+        recipe = self.recipe
+        batch = self.worst(tokens) if self.worst else self._mean(tokens)
         stored = self.precision if recipe.model.dtype == "auto" else recipe.model.dtype
         return Load(
             facts=self.facts,
@@ -83,11 +91,23 @@ class Setting:
             bf16=self.precision == "bf16",
             frozen_bytes=2 if stored == "bf16" else FP32,
             checkpointing=checkpointing,
-            tokens=tokens,
-            targets=max(1, round(tokens * learnt)),
+            tokens=batch.tokens,
+            targets=max(1, batch.targets),
+            room=tokens,
+            slack=batch.slots / batch.tokens,
             accumulates=self.step_tokens > tokens,
-            length=shape.tokens / shape.rows if shape and shape.rows else MEAN_LENGTH,
+            length=batch.tokens / batch.documents,
             optimizer=recipe.optim.optimizer,
+            answer_tokens=ANSWER_SHARE * tokens * self.answers,
+        )
+
+    def _mean(self, tokens: int) -> MicroBatch:
+        """A micro-batch of the run's mean: what is assumed where the rows are not known."""
+        shape = self.shape
+        learnt = shape.targets / shape.tokens if shape and shape.tokens else 1.0
+        length = shape.tokens / shape.rows if shape and shape.rows else MEAN_LENGTH
+        return MicroBatch(
+            tokens, round(tokens * learnt), max(1, round(tokens / length)), round(tokens * SLACK)
         )
 
     def sizes(self) -> list[int]:

@@ -27,6 +27,7 @@ from tunesmith.tuning.table import resolve_lr
 if TYPE_CHECKING:
     from tunesmith.plan.registry import PastRun
     from tunesmith.plan.summary import DataSummary
+    from tunesmith.plan.worst import Worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,24 @@ class Plan:
     def fits(self) -> bool:
         """Whether the device has the memory."""
         return self.memory.device_bytes <= self.device.memory_bytes
+
+    @property
+    def shortage(self) -> str:
+        """What is needed and what is there, in words."""
+        needed, there = self.memory.device_bytes / 2**30, self.device.memory_bytes / 2**30
+        return f"needs about {needed:.1f} GiB, {self.device.name} has {there:.1f}"
+
+    @property
+    def way_out(self) -> str:
+        """The nearest recipe that fits, as words to type."""
+        if self.nearest is None:
+            return "take a smaller model or a larger device: tunesmith plan RECIPE --memory SIZE"
+        changes = " ".join(f"{key}={value}" for key, value in self.nearest.change.items())
+        slower = f"{self.nearest.slowdown:.1f} times the time of a step at best" if self.nearest else ""
+        return (
+            f"add {changes} ({self.nearest.name}, about {self.nearest.peak_bytes / 2**30:.1f} GiB, {slower}); "
+            "or have it written: tunesmith plan RECIPE --fix FILE"
+        )
 
     @property
     def peak_bytes(self) -> int:
@@ -91,13 +110,14 @@ def make_plan(
     summary: DataSummary | None = None,
     speed: Speed | None = None,
     runs: tuple[PastRun, ...] | None = None,
+    worst: Worst | None = None,
 ) -> Plan:
     """The plan of a recipe. Without a shape (data not read) there are no steps and no time.
 
     Raises RecipeError where the tuning names what the model lacks.
     """
     trainable = trainable_parameters(recipe.tuning, facts)
-    setting = Setting(recipe, facts, shape, device, summary)
+    setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, load = setting.precision, choose(setting)
     memory = forecast_memory(load)
     seconds = None
@@ -141,7 +161,7 @@ def _recomputed(load: Load) -> range:
 def _micro_tokens(recipe: Recipe, load: Load) -> int:
     """What was asked for; the load may be larger, where a single sample is."""
     asked = recipe.compute.micro_tokens
-    return load.tokens if asked == "auto" else asked
+    return load.room if asked == "auto" else asked
 
 
 def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed) -> float:

@@ -70,7 +70,7 @@ def climb_down(setting: Setting) -> list[Rung]:
             forecast_memory(_smallest(changed)).peak_bytes,
             changed.fits(load),
             changed.seconds(load) / quickest,
-            load.tokens,
+            load.room,
             load.checkpointing,
         )
         if len(rungs) < SPEED_ONLY or rung.least_bytes < WORTH * min(r.least_bytes for r in rungs):
@@ -95,7 +95,9 @@ def with_change(setting: Setting, change: Mapping[str, Any]) -> Setting | None:
     shape = setting.shape
     if shape is not None:
         shape = replace(shape, longest=min(shape.longest, recipe.data.max_length))
-    return replace(setting, recipe=recipe, shape=shape)
+    # rows that are cut shorter are packed anew, and in another way than those that were looked at
+    worst = setting.worst if recipe.data.max_length >= setting.longest else None
+    return replace(setting, recipe=recipe, shape=shape, worst=worst)
 
 
 def _steps(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -75,6 +75,8 @@ class Load:
     slack: float = 1.05
     length: float = 512.0
     optimizer: str = "adamw"
+    room: int = 0  # tokens that a micro-batch may have at most; 0: as many as it has
+    answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
 
     @property
     def trains(self) -> Trains:
@@ -100,9 +102,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Terms at the peak; they sum to peak_bytes. error_share: how far off it may be."""
+    """Terms at the peak; they sum to peak_bytes. phases: the tensors of each. error_share: how far off it may be."""
 
     terms: Mapping[str, int]
+    phases: Mapping[str, Mapping[str, int]]
     phase: str
     error_share: float
     context_bytes: int
@@ -129,6 +132,10 @@ class Memory:
             "peak_bytes": self.peak_bytes,
             "allocated_bytes": self.allocated_bytes,
             "phase": self.phase,
+            "phases": [
+                {"name": phase, "terms": [{"name": name, "bytes": count} for name, count in terms.items()]}
+                for phase, terms in self.phases.items()
+            ],
             "error_share": self.error_share,
         }
 
@@ -139,14 +146,14 @@ def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
     phases = {
         phase: {**static, **{name: round(count) for name, count in terms.items()}}
         for phase, terms in _phases(load).items()
-        if evaluates or phase != "evaluation"
+        if evaluates or phase not in ("evaluation", "answering")
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
-    terms = phases[phase]
+    terms = dict(phases[phase])
     terms["allocator"] = round(_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
     error_share = ERROR_SHARE[load.device] + uncertainty(load.facts)
-    return Memory(terms, phase, error_share, CONTEXT_BYTES[load.device])
+    return Memory(terms, phases, phase, error_share, CONTEXT_BYTES[load.device])
 
 
 def _slack(load: Load, terms: Mapping[str, int]) -> float:
@@ -181,6 +188,7 @@ def _static(load: Load) -> dict[str, int]:
         "optimiser states": round(_states(load, trainable)),
         "gradients": 0,
         "saved activations": 0,
+        "keys and values": 0,
         "live layer": 0,
         "head": 0,
     }
@@ -234,7 +242,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     saved = found.total - (table if head_trains else 0)
     live = _live(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
-    phases = {
+    phases: dict[str, dict[str, float]] = {
         "loss": {
             "gradients": earlier,
             "saved activations": saved,
@@ -259,6 +267,8 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
         "update": {"gradients": all_gradients},
         "evaluation": _evaluation(load, size.compute),
     }
+    if load.answer_tokens:
+        phases["answering"] = _answering(load, size.compute)
     if found.recomputed and facts.layers - 1 not in found.recomputed:
         last = found.recomputed[-1]
         above = (facts.layers - 1 - last) / facts.layers
@@ -291,6 +301,17 @@ def _evaluation(load: Load, compute: int) -> dict[str, float]:
     if facts.own_forward:
         head = load.computed * facts.vocab_size * (compute + FP32)
     return {"live layer": layer} if layer > head else {"head": head}
+
+
+def _answering(load: Load, compute: int) -> dict[str, float]:
+    """The keys and values of all layers; those of one layer once more while a token is added; its scores."""
+    facts = load.facts
+    each = 2 * facts.kv_heads * facts.head_dim * compute
+    live = (4 * facts.hidden_size + 3 * facts.intermediate_size) * compute
+    return {
+        "keys and values": load.answer_tokens * (facts.layers + 1) * each,
+        "live layer": load.answer_tokens * live,
+    }
 
 
 def _live(load: Load, trains: Trains, compute: int) -> float:

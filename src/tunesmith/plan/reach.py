@@ -60,7 +60,7 @@ def grow(start: int, fits: Callable[[int], bool]) -> int:
 
 
 def _with_tokens(load: Load, tokens: int) -> Load:
-    return replace(load, tokens=tokens, targets=max(1, load.targets * tokens // load.tokens))
+    return replace(load, tokens=tokens, room=tokens, targets=max(1, load.targets * tokens // load.tokens))
 
 
 def _with_length(load: Load, tokens: int) -> Load:
@@ -69,7 +69,8 @@ def _with_length(load: Load, tokens: int) -> Load:
 
 
 def _with_rank(load: Load, tuning: LowRank, rank: int) -> Load:
-    return replace(load, tuning=tuning.model_copy(update={"rank": rank}))
+    changed: Any = tuning.model_copy(update={"rank": rank})
+    return replace(load, tuning=changed)
 
 
 def _method_fits(load: Load, name: str, fits: Callable[[Load], bool]) -> bool:

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tunesmith.app.render import base
+from tunesmith.app.render.memory import stacked
 
 BAR = 24
 
@@ -15,7 +16,14 @@ BAR = 24
 def page(plan: dict[str, Any], note: str = "") -> RenderableType:
     """The contracted plan document, for a person."""
     return base.page(
-        base.heading("plan", note), verdict(plan), overview(plan), memory(plan), largest(plan), advice(plan)
+        base.heading("plan", note),
+        verdict(plan),
+        overview(plan),
+        memory(plan),
+        stacked(plan),
+        largest(plan),
+        ladder(plan),
+        advice(plan),
     )
 
 
@@ -51,7 +59,7 @@ def overview(plan: dict[str, Any]) -> RenderableType:
 
 def settings(plan: dict[str, Any]) -> str:
     """What `auto` came to."""
-    again = ", activations recomputed" if plan["checkpointing"] == "full" else ""
+    again = f", {_recomputed(plan['checkpointing'])}" if plan["checkpointing"] != "off" else ""
     return f"lr {plan['lr']:g}, {plan['precision']}, {base.count(plan['micro_tokens'])} tokens at once{again}"
 
 
@@ -64,7 +72,35 @@ def largest(plan: dict[str, Any]) -> RenderableType | None:
     if not parts and not fitting:
         return None
     rows: list[tuple[str, RenderableType]] = [("fits up to", ", ".join(parts))] if parts else []
+    siblings = [row["model"] for row in found.get("family", []) if row["fits"]]
+    if found.get("family"):
+        rows.append(("its family", f"up to {siblings[-1]}" if siblings else "none fits"))
     return base.facts([*rows, ("methods", ", ".join(fitting) or "none fits")])
+
+
+def _recomputed(level: str | int) -> str:
+    return "all layers recomputed" if level == "full" else f"{base.many(float(level), 'layer')} recomputed"
+
+
+def ladder(plan: dict[str, Any]) -> RenderableType | None:
+    """Ways to need less, where it does not fit; the nearest that does is marked, with the words to type."""
+    if plan["fits"]:
+        return None
+    rungs, near = plan["largest"].get("ladder", []), plan.get("nearest")
+    rows = [
+        (
+            base.mark("good" if rung["fits"] else "bad", rung["name"]),
+            Text(base.size(rung["peak_bytes"])),
+            Text(f"x{rung['slowdown']:.2f}"),
+            Text(" ".join(f"{key}={_yaml(value)}" for key, value in rung["change"].items()), "accent"),
+        )
+        for rung in rungs
+    ]
+    words = (
+        f"the nearest that fits: {near['name']}; write it with --fix FILE" if near else "none of these fits"
+    )
+    table = base.table(["to need less", "peak", "time", "change"], rows, right=[1, 2])
+    return Group(table, Text(f"  {words}", "quiet"))
 
 
 def memory(plan: dict[str, Any]) -> RenderableType:

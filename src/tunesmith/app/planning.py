@@ -1,0 +1,29 @@
+"""`tunesmith plan`: the forecast, for this device or another, as a page, a picture or a recipe that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import DoesNotFitError
+from tunesmith.folder import write_atomically
+from tunesmith.recipe.edit import require_free, with_changes
+from tunesmith.recipe.plain_yaml import parse_yaml
+
+
+def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], out: str) -> None:
+    """Write the recipe with its overrides and the nearest change that fits, comments kept, to a new file.
+
+    Raises DoesNotFitError where no rung of the ladder does; FolderError where the file exists.
+    """
+    require_free(Path(out), "--fix")
+    if not plan["fits"] and plan["nearest"] is None:
+        raise DoesNotFitError.at(
+            "--fix", f"nothing that was tried fits into {plan['device']['name']}",
+            "take a smaller model, see largest.family in tunesmith plan --json",
+        )  # fmt: skip
+    changes = {} if plan["fits"] else plan["nearest"]["change"]
+    own = {key: parse_yaml(text, key) for key, _, text in (word.partition("=") for word in overrides)}
+    text = Path(recipe).read_text(encoding="utf-8")
+    write_atomically(Path(out), with_changes(text, {**own, **changes}, recipe).text)

@@ -1,0 +1,84 @@
+"""The worst micro-batch of a run: packed as the run will pack it, for any size, before a token is computed.
+
+steps' rows -> pack at `size` -> most tokens, most targets, most padding between documents of unlike length
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy import ndarray
+
+from tunesmith.data.packing import pack
+
+# Steps that are looked at: those with the most tokens, the most targets, the longest row, and some between.
+EACH_KIND = 16
+# A micro-batch this near to the fullest has a say in how documents fall together.
+NEAR = 0.9
+# Documents at least this share of a group's longest are attended together (kernels/attention.py).
+SHORTEST_IN_GROUP = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What it holds. slots: places attended, padding between documents included."""
+
+    tokens: int
+    targets: int
+    documents: int
+    slots: int
+
+
+Worst = Callable[[int], MicroBatch]
+
+
+def worst_of(rows: ndarray, cuts: ndarray, lengths: ndarray, targets: ndarray, packing: bool) -> Worst:
+    """The worst micro-batch by its most tokens. rows[cuts[k]:cuts[k + 1]] are those of step k."""
+    steps = [(lengths[chosen], targets[chosen]) for chosen in _chosen(rows, cuts, lengths, targets)]
+
+    @lru_cache(maxsize=64)
+    def worst(size: int) -> MicroBatch:
+        found = [batch for length, target in steps for batch in _cut(length, target, size, packing)]
+        tokens = max(batch.tokens for batch in found)
+        full = [batch for batch in found if batch.tokens >= NEAR * tokens]
+        return MicroBatch(
+            tokens,
+            max(batch.targets for batch in found),
+            max(batch.documents for batch in full),
+            round(tokens * max(batch.slots / batch.tokens for batch in full)),
+        )
+
+    return worst
+
+
+def _chosen(rows: ndarray, cuts: ndarray, lengths: ndarray, targets: ndarray) -> list[ndarray]:
+    """The rows of the steps that are looked at."""
+    count = len(cuts) - 1
+    sums = [np.add.reduceat(of[rows], cuts[:-1]) for of in (lengths, targets)]
+    longest = int(np.searchsorted(cuts, int(np.argmax(lengths[rows])), side="right")) - 1
+    numbers = {longest, *np.linspace(0, count - 1, min(count, EACH_KIND)).astype(int).tolist()}
+    for total in sums:
+        numbers |= set(np.argsort(-total)[:EACH_KIND].tolist())
+    return [rows[cuts[k] : cuts[k + 1]] for k in sorted(numbers)]
+
+
+def _cut(lengths: ndarray, targets: ndarray, size: int, packing: bool) -> list[MicroBatch]:
+    """A step as it is cut into micro-batches."""
+    found = []
+    for members in pack(lengths, size, padded=not packing):
+        own = lengths[members]
+        tokens = int(own.sum()) if packing else len(own) * int(own.max())
+        found.append(MicroBatch(tokens, int(targets[members].sum()), len(own), max(tokens, _slots(own))))
+    return found
+
+
+def _slots(lengths: Sequence[int] | ndarray) -> int:
+    """Places of documents attended in groups of similar length, each padded to its group's longest."""
+    slots = longest = 0
+    for length in sorted((int(n) for n in lengths), reverse=True):
+        longest = length if length < SHORTEST_IN_GROUP * longest or not longest else longest
+        slots += longest
+    return slots

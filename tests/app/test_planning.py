@@ -1,0 +1,73 @@
+"""plan's files: the nearest recipe that fits, comments kept; the forecast as a picture."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.plan.test_forecast import CARD, SEVEN, plan
+from tunesmith.app.planning import write_fitting
+from tunesmith.app.render import memory, plan_picture
+from tunesmith.errors import DoesNotFitError, FolderError, UserError
+from tunesmith.recipe import load
+
+RECIPE = "# ours\nmodel: some/model\ndata: {train: rows.jsonl}  # all of them\ntuning: full\n"
+
+
+def tight(gib: float = 24) -> dict[str, Any]:
+    return plan(SEVEN, device=replace(CARD, memory_bytes=round(gib * 2**30)), tuning="full").to_json()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+# mutation tried: overrides left out; the change of the first rung
+def test_the_recipe_that_fits_is_written_with_its_comments(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fits.yaml"
+    write_fitting(str(recipe), ["seed=7"], tight(), str(out))
+    written = load(out)
+    assert (written.tuning.method, written.seed) == ("lora", 7)
+    assert "# ours" in out.read_text()
+    assert "# all of them" in out.read_text()
+
+
+def test_a_file_is_never_overwritten(recipe: Path) -> None:
+    with pytest.raises(FolderError):
+        write_fitting(str(recipe), [], tight(), str(recipe))
+    assert recipe.read_text() == RECIPE
+
+
+def test_where_nothing_fits_nothing_is_written(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(DoesNotFitError, match="smaller model"):
+        write_fitting(str(recipe), [], tight(1), str(tmp_path / "fits.yaml"))
+    assert not (tmp_path / "fits.yaml").exists()
+
+
+@pytest.mark.parametrize(("name", "begin"), [("a/memory.png", b"\x89PNG"), ("memory.svg", b"<?xml")])
+def test_the_picture_is_drawn(name: str, begin: bytes, tmp_path: Path) -> None:
+    plan_picture.save(tight(), tmp_path / name, "recipe.yaml")
+    drawn = (tmp_path / name).read_bytes()
+    assert drawn.startswith(begin)
+    if name.endswith("svg"):
+        assert all(word in drawn.decode() for word in ("optimiser states", "backward of the head", "QLoRA"))
+
+
+def test_another_kind_of_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\.png nor \.svg"):
+        plan_picture.save(tight(), tmp_path / "memory.jpg", "recipe.yaml")
+
+
+# mutation tried: each term rounded by itself
+def test_a_bar_is_as_long_as_its_phase() -> None:
+    found = memory.phases(tight())
+    most = max(sum(terms.values()) for _, terms in found)
+    for _, terms in found:
+        assert len(memory.bar(terms, most, 40).plain) == round(40 * sum(terms.values()) / most)
+    assert {term for _, terms in found for term in terms} <= set(memory.COLOURS)
