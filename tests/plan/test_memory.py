@@ -201,7 +201,10 @@ def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) 
     from tunesmith.data.samples import Sample, collect
     from tunesmith.evaluation.heldout import held_out_loss
     from tunesmith.kernels import attention
+    from tunesmith.model import load as _registers_packed_attention
     from tunesmith.plan.memory import _phases
+
+    assert _registers_packed_attention
 
     config = {**CONFIGS["llama"], "vocab_size": 64, **shape}
     model = AutoModelForCausalLM.from_config(

@@ -297,7 +297,7 @@ def _evaluation(load: Load, compute: int) -> dict[str, float]:
     attention = 2 * stream + 3 * heads + repeated
     numbers = max(attention, 4 * stream + 3 * facts.intermediate_size) + 2 * facts.head_dim
     layer = load.computed * (numbers * compute + 6 * INDEX)
-    head = _chunk(load, compute)
+    head = _chunk(load, compute, learns=False)
     if facts.own_forward:
         head = load.computed * facts.vocab_size * (compute + FP32)
     return {"live layer": layer} if layer > head else {"head": head}
@@ -330,11 +330,16 @@ def chunk_rows(vocabulary: int) -> int:
     return max(16, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
 
 
-def _chunk(load: Load, compute: int) -> float:
-    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider."""
+def _chunk(load: Load, compute: int, learns: bool = True) -> float:
+    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider.
+
+    Where nothing is learnt their logarithms stand beside them.
+    """
     facts = load.facts
     rows = min(load.targets, chunk_rows(facts.vocab_size))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
     cast = facts.embedding_parameters * compute if stored != compute else 0
-    narrow = compute if compute != FP32 else 0  # logits as computed beside those in fp32
-    return rows * facts.vocab_size * (FP32 + narrow) + load.targets * facts.hidden_size * compute + cast
+    beside = (
+        FP32 if not learns else compute if compute != FP32 else 0
+    )  # logits as computed beside those in fp32
+    return rows * facts.vocab_size * (FP32 + beside) + load.targets * facts.hidden_size * compute + cast
