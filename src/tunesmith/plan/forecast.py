@@ -6,7 +6,7 @@ recipe + facts + run shape + device -> Plan(memory by term, time, disk, advice, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.model.facts import ModelFacts
@@ -131,7 +131,7 @@ def make_plan(
     case = Case(
         recipe, facts, device, lr, steps, summary, fits, dict(largest["methods"]), runs, seconds,
         room=memory.device_bytes / max(1, device.memory_bytes),
-        wide_fits=_fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"})), device),
+        wide_fits=setting.fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"}))),
     )  # fmt: skip
     return Plan(
         device=device,
