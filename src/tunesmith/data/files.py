@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import glob
 import gzip
+import sys
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -59,7 +61,7 @@ def files_of(name: str) -> tuple[DataFile, ...]:
             found = [DataFile(name, path)]
         for file in found:
             _require(file)
-    except (OSError, ValueError) as error:
+    except (*broken(), ValueError) as error:
         message = getattr(error, "strerror", None) or str(error)
         raise DataError.at(name, f"cannot be read: {message}", "give the path of a readable file") from error
     return tuple(found)
@@ -101,6 +103,13 @@ def _require(file: DataFile) -> None:
         raise DataError.at(file.name, f"is of an unknown kind ({kind})", _how_to_convert(file))
     with open_file(file.path) as stream:
         stream.read(1)
+
+
+def broken() -> tuple[type[Exception], ...]:
+    """What reading a file may raise that is cut short, or is not packed as its name says."""
+    zstandard = sys.modules.get("zstandard")
+    packed: tuple[type[Exception], ...] = (zstandard.ZstdError,) if zstandard is not None else ()
+    return (OSError, EOFError, zlib.error, *packed)
 
 
 def _how_to_convert(file: DataFile) -> str:

@@ -7,12 +7,11 @@ a.jsonl  line 13, cut short -> BadRow("a.jsonl:13", "broken_json", ...)   blank 
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tunesmith.data.files import LINES, TABLES, DataFile, files_of, open_file
+from tunesmith.data.files import LINES, TABLES, DataFile, broken, files_of, open_file
 from tunesmith.data.rawrows import RawRow, split_json_array, split_lines, split_text
 from tunesmith.data.tables import split_table
 from tunesmith.errors import DataError
@@ -64,7 +63,7 @@ def _rows_of(source: Source, file: DataFile, reporter: Reporter) -> Iterator[Raw
                 reporter.progress(what, raw.end, size if counts_bytes else None)
                 last = raw.end
             yield raw
-    except (OSError, EOFError, zlib.error) as error:
+    except broken() as error:
         message = getattr(error, "strerror", None) or str(error)
         raise DataError.at(file.name, f"cannot be read: {message}", "check the file") from error
     reporter.progress(what, size, size)
