@@ -14,7 +14,7 @@ from tunesmith.recipe.plain_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "README.zh-CN.md"])
-GUIDES = ("quickstart", "own-model", "chat-or-base", "report", "ladder")
+GUIDES = ("quickstart", "own-model", "chat-or-base", "report", "ladder", "data-tools")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
