@@ -97,7 +97,20 @@ NAMES = sorted(
     {name for names in COLUMNS.values() for name in names}
     | {"A", "B", "choices", "conversation", "value", "kto_tag", MARK}
 )
-INNER = ["tool_calls", "function", "name", "arguments", "type", "weight", "train", "label", "text", "of", "by", "key"]
+INNER = [
+    "tool_calls",
+    "function",
+    "name",
+    "arguments",
+    "type",
+    "weight",
+    "train",
+    "label",
+    "text",
+    "of",
+    "by",
+    "key",
+]
 texts = st.sampled_from(
     [
         "",
