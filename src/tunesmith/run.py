@@ -51,6 +51,7 @@ __all__ = [
     "Work",
     "answer",
     "check",
+    "clean",
     "evaluate",
     "export",
     "open_model",
@@ -80,6 +81,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
 
     device: to plan for another than the one that is here.
     """
+    from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
@@ -95,7 +97,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
     reporter = reporter or Silent()
     require_suited_parts(recipe)
     require_mergeable(recipe.model)
-    read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
+    tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     tokenizer, template = _words(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts, device = read_facts(recipe.model), device or find_device()
@@ -114,7 +116,7 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
     require_suited_length(recipe, len(steps))
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
     shape, worst = _measured(steps, data, recipe.data.packing)
-    summary = summarise(data, steps, template, tokenizer)
+    summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
@@ -209,6 +211,33 @@ def check(
         score=_scorer(recipe) if model_score else None,
         examples=examples,
     ).to_json()
+
+
+def clean(
+    recipe: Recipe,
+    out: Path,
+    reporter: Reporter | None = None,
+    *,
+    rules: Sequence[str] = (),
+    also: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Cleaned copies of a recipe's train files in the folder `out`, each with a report that undoes it.
+
+    The steps are those of the rules, or the usual ones; `also` adds to them, `without` takes away.
+    """
+    from tunesmith.data.clean import clean as wash
+    from tunesmith.data.clean.steps import NAMES, UNASKED
+    from tunesmith.data.doctor.rules import load_all, require
+
+    by_yaml, own = load_all(rules)
+    require(NAMES, [*also, *without], "--with or --without")
+    chosen = by_yaml.steps if by_yaml.steps is not None else UNASKED
+    chosen = (*chosen, *(["tags"] if by_yaml.tags is not None else []), *also)
+    steps = tuple(dict.fromkeys(step for step in chosen if step not in without))
+    asked = _questions(recipe) if "leaks" in steps else ()
+    done = wash(recipe.data, out, rules=by_yaml, own=own, steps=steps, tasks=asked, reporter=reporter)
+    return done.to_json()
 
 
 def _questions(recipe: Recipe) -> Iterator[HeldText]:

@@ -37,6 +37,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "demo", verbs.demo),
     (MAKE, "import", verbs.import_recipe),
     (MAKE, "data check", doctoring.data_check),
+    (MAKE, "data clean", doctoring.data_clean),
     (MAKE, "data show", verbs.data_show),
     (MAKE, "data stats", verbs.data_stats),
     (MAKE, "data convert", reshape.data_convert),

@@ -66,3 +66,49 @@ def data_check(
         return check.page(document, target, examples)
 
     return Answer(document, page, json, code=0 if document["ok"] else 2)
+
+
+def data_clean(
+    target: Annotated[
+        str | None,
+        Parameter(name="RECIPE|FILE", help="A recipe, whose train files are cleaned, or data files."),
+    ] = None,
+    /,
+    *words: Words,
+    out: Annotated[str, Parameter(name="--out", help="Folder of the cleaned copies; with --undo, the file.")],
+    rules: RuleFiles = None,
+    also: Annotated[
+        list[str] | None, Parameter(name="--with", help="Steps beside the usual ones, with commas between.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, Parameter(name="--without", help="Usual steps that are not wanted.")
+    ] = None,
+    undo: Annotated[
+        str | None, Parameter(name="--undo", help="A report: give back the original, byte for byte.")
+    ] = None,
+    json: Json = False,
+) -> Answer:
+    """A cleaned copy of data, with a report that undoes it. The original is not touched.
+
+    Unasked: encoding, control, invisible, line_ends, unreadable, duplicates. More with --with: html, fillers, typos,
+    personal, tags, placeholders, refusals, unfit, cut_off, leaks, near_duplicates. Cleaning twice is cleaning once.
+    """
+    from tunesmith import run
+    from tunesmith.app.render import cleaned
+    from tunesmith.app.targets import recipe_of_files
+    from tunesmith.data.clean import restore
+
+    if undo is not None:
+        return Answer(restore(Path(undo), Path(out)), cleaned.restored, json)
+    if target is None:
+        raise UserError.at("data clean", "needs data", "give a recipe or files, or --undo REPORT")
+    recipe = recipe_of_files(target, words, None)
+    with reporting() as reporter:
+        found = run.clean(
+            recipe, Path(out), reporter, rules=rules or (), also=_names(also), without=_names(without)
+        )
+    return Answer(found, lambda document: cleaned.page(document, target), json)
+
+
+def _names(words: list[str] | None) -> list[str]:
+    return [name for word in words or () for name in word.split(",") if name]

@@ -16,7 +16,8 @@ from typing import Any, get_args
 from tunesmith.data.faults import Fault, Unfit, fix_of, is_blank, kind_of, list_at, text_at
 from tunesmith.data.judged import LABELS, is_label, read_choice, read_kto, read_preference
 from tunesmith.data.marks import MARK, marked
-from tunesmith.data.records import Chat, Message, Record, Text
+from tunesmith.data.records import Chat, Message, Record, Text, with_identity
+from tunesmith.data.splits import split_keys
 from tunesmith.data.tags import tagged
 from tunesmith.data.turns import read_chat, read_tools
 from tunesmith.errors import DataError
@@ -203,7 +204,11 @@ def to_record(
         if not isinstance(value, dict):
             raise Unfit("wrong_type", f"the row is {kind_of(value)}, an object is needed")
         record = marked(_READERS[format](value, _columns(format, columns), columns), value)
-        return record if tags is None else tagged(record, value, tags)
+        if tags is None:
+            return record
+        return with_identity(
+            tagged(record, value, tags), split_keys(record)
+        )  # equal but for its tags is equal
     except Unfit as unfit:
         return unfit.fault
 

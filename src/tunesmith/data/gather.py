@@ -19,6 +19,7 @@ from tunesmith.data.formats import Fault, check_columns, explain, recognise, to_
 from tunesmith.data.ledger import SourceAccount, TouchedRow
 from tunesmith.data.rawrows import RawRow
 from tunesmith.data.records import Record
+from tunesmith.data.render import Rendered
 from tunesmith.data.samples import IGNORED, Sample, SampleSet, weights_of
 from tunesmith.data.sources import BadRow, Row, parse, raw_rows
 from tunesmith.data.splits import Key, Split
@@ -131,6 +132,7 @@ class Gathered:
     columns: Columns = field(default_factory=Columns)
     keys: list[tuple[Key, ...]] = field(default_factory=list)
     touched: list[TouchedRow] = field(default_factory=list)
+    augmented: dict[int, tuple[str, Rendered]] = field(default_factory=dict)
     kept_tokens: int = 0
     cut_tokens: int = 0
     repeated_tokens: int = 0

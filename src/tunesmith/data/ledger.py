@@ -34,6 +34,8 @@ class SourceLedger:
     not_read: int
     reasons: dict[str, int]
     repeats: float = 1.0
+    augmented: int = 0
+    """Rows among those kept that were augmented from others."""
 
     def balance(self) -> int:
         """Rows that are not accounted for: zero, or the books are wrong."""
@@ -127,6 +129,7 @@ class SourceAccount:
         self.rows_in = 0
         self.fates: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.augmented = 0
 
     def arrive(self, rows: int = 1) -> None:
         """Rows seen in the file, before anything is known of them."""
@@ -138,11 +141,20 @@ class SourceAccount:
         if reason:
             self.reasons[reason] += rows
 
+    def take_back(self, fate: Fate, reason: str | None) -> None:
+        """What was settled of a row before it was known that it cannot stay."""
+        self.fates[fate] -= 1
+        if reason:
+            self.reasons[reason] -= 1
+            self.reasons = +self.reasons
+
     def close(self) -> SourceLedger:
         """The frozen account."""
         fates = {fate: self.fates[fate] for fate in get_args(Fate)}
         reasons = dict(sorted(self.reasons.items()))
-        return SourceLedger(self.path, self.format, self.use, self.rows_in, **fates, reasons=reasons)
+        return SourceLedger(
+            self.path, self.format, self.use, self.rows_in, **fates, reasons=reasons, augmented=self.augmented
+        )
 
 
 def merge_reasons(sources: Iterable[SourceLedger]) -> dict[str, int]:

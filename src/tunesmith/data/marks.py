@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from tunesmith.data.faults import loads
-from tunesmith.data.records import Chat, Judged, Preference, Record
+from tunesmith.data.records import Record, with_identity
 
 MARK = "augmented"
+# Stands before the original's key in the identity of an augmented row; as long as a key.
+AUGMENTED = b"an augmented row"
 
 
 def original_of(row: Any) -> bytes | None:
@@ -29,16 +30,10 @@ def original_of(row: Any) -> bytes | None:
 
 
 def marked(record: Record, row: Mapping[str, Any]) -> Record:
-    """The record, which knows its original where the row says that it was augmented."""
+    """The record, which is split as its original is where the row says that it was augmented."""
     if MARK not in row or (original := original_of(row)) is None:
         return record
-    match record:
-        case Chat() | Preference():
-            return replace(record, original=original)
-        case Judged(chat=chat):
-            return replace(record, chat=replace(chat, original=original))
-        case _:
-            return record
+    return with_identity(record, (AUGMENTED, original))
 
 
 def is_marked(row: Any) -> bool:

@@ -22,7 +22,7 @@ from tunesmith.data.ledger import Ledger, SourceAccount, SplitLedger, TokenLedge
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Rendered, render
 from tunesmith.data.samples import IGNORED, SampleSet, to_sample
-from tunesmith.data.splits import HeldOut, Key, Rows, Split, assign, row_keys
+from tunesmith.data.splits import HeldOut, Key, Split, is_augmented, place, split_keys
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError, Problem
 from tunesmith.events import Reporter, Silent
@@ -182,7 +182,10 @@ class _Reading:
 
     def _take(self, got: Gathered, address: str, record: Record) -> None:
         """One good record: rendered, checked and laid into the columns, or dropped."""
-        keys = row_keys(record)
+        keys = split_keys(record)
+        if is_augmented(keys) and got.use != "train":
+            self._drop(got, address, "augmented", f"an augmented row is never in {got.use}")
+            return
         if (held_out := self.held_out.find(got.use, keys)) is not None:
             detail = f"the row, its beginning or its continuation stands in the {held_out} file"
             self._drop(got, address, f"also_in_{held_out}", detail)
@@ -206,6 +209,8 @@ class _Reading:
     def _keep(self, got: Gathered, address: str, result: Rendered, keys: tuple[Key, ...]) -> None:
         row = len(got.keys)
         got.keys.append(keys)
+        if is_augmented(keys):
+            got.augmented[row] = (address, result)
         for rendering in result.renderings:
             got.columns.append(to_sample(rendering), row)
         got.cut_tokens += result.tokens_cut
@@ -272,12 +277,23 @@ def _split(reading: _Reading, data: Data, seed: int, digest: str, files: dict[st
         use: None if isinstance(p := getattr(data, use), str) else p for use in ("validation", "test")
     }
     train = [got for got in reading.sources if got.use == "train"]
-    rows = [Rows(got.keys, got.account.format == "text") for got in train]
-    sides = dict(zip(map(id, train), assign(rows, by_share["validation"], by_share["test"], seed)))
+    sides = dict(
+        zip(
+            map(id, train),
+            place(
+                [got.keys for got in train],
+                [got.account.format == "text" for got in train],
+                by_share["validation"],
+                by_share["test"],
+                seed,
+            ),
+        )
+    )
     parts: dict[Split, list[SampleSet]] = {"train": [], "validation": [], "test": []}
     counts = dict.fromkeys(parts, 0)
     for got in reading.sources:
         side = np.array(sides.get(id(got), [got.use] * len(got.keys)), dtype="U10")
+        _leave_out(got, side)
         for split, sets in parts.items():
             chosen = side == split
             counts[split] += int(chosen.sum())
@@ -297,6 +313,23 @@ def _split(reading: _Reading, data: Data, seed: int, digest: str, files: dict[st
         longest=max(int(s.lengths.max(initial=0)) for s in every),
         files=files,
     )
+
+
+def _leave_out(got: Gathered, side: ndarray) -> None:
+    """Take augmented rows out of the books again whose originals are held out."""
+    for row, (address, result) in got.augmented.items():
+        if side[row] == "train":
+            got.account.augmented += 1
+            continue
+        original, side[row] = side[row], "dropped"
+        got.cut_tokens -= result.tokens_cut
+        got.kept_tokens -= result.tokens_in - result.tokens_cut
+        got.repeated_tokens -= result.tokens_repeated
+        got.account.take_back(result.fate, _REASONS.get(result.fate))
+        got.touched = [touched for touched in got.touched if touched.address != address]
+        got.account.settle("dropped", f"augmented_of_{original}")
+        detail = f"the row it was made of is in {original}"
+        got.touched.append(TouchedRow(address, "dropped", f"augmented_of_{original}", detail))
 
 
 def _join(sets: Sequence[SampleSet]) -> SampleSet | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -42,8 +42,8 @@ class Chat:
 
     messages: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
-    original: bytes | None = None
-    """Of an augmented row: the key of the row it was made of (marks.py); b"" where it does not say."""
+    identity: tuple[bytes, ...] | None = None
+    """What it is split by, where that is not its own content: of an augmented or tagged row (marks.py, tags.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Preference:
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
     tools: tuple[Mapping[str, Any], ...] = ()
-    original: bytes | None = None
+    identity: tuple[bytes, ...] | None = None
     """As in Chat."""
 
 
@@ -85,15 +85,26 @@ class Choice:
 Record = Chat | Text | Preference | Judged | Choice
 
 
-def original_of(record: Record) -> bytes | None:
-    """The key of the row that an augmented row was made of; None for any other row."""
+def identity_of(record: Record) -> tuple[bytes, ...] | None:
+    """What a record is split by, where that is not its own content."""
     match record:
         case Chat() | Preference():
-            return record.original
+            return record.identity
         case Judged():
-            return record.chat.original
+            return record.chat.identity
         case Text() | Choice():
             return None
+
+
+def with_identity(record: Record, keys: tuple[bytes, ...]) -> Record:
+    """The same record, split by these keys. Documents and questions are always split by their content."""
+    match record:
+        case Chat() | Preference():
+            return replace(record, identity=keys)
+        case Judged(chat=chat):
+            return replace(record, chat=replace(chat, identity=keys))
+        case Text() | Choice():
+            return record
 
 
 def as_chats(record: Record) -> tuple[Chat, ...]:
@@ -105,7 +116,7 @@ def as_chats(record: Record) -> tuple[Chat, ...]:
             return (record.chat,)
         case Preference():
             return tuple(
-                Chat((*record.prompt, *answer), record.tools, record.original)
+                Chat((*record.prompt, *answer), record.tools, record.identity)
                 for answer in (record.chosen, record.rejected)
             )
         case Choice():

@@ -85,7 +85,7 @@ def _split(source: Source, file: DataFile) -> Iterator[RawRow]:
         yield from split_table(file)
     elif file.kind == ".txt":
         yield from split_text(name, path, source.split)
-    elif _is_array(head, lines_by_name=file.kind in LINES):
+    elif is_array(head, lines_by_name=file.kind in LINES):
         yield from split_json_array(name, path)
     elif file.kind == ".json" and not _has_whole_line(head):
         raise DataError.at(
@@ -111,7 +111,7 @@ def wide_encoding(head: bytes) -> str | None:
     return None
 
 
-def _is_array(head: bytes, lines_by_name: bool) -> bool:
+def is_array(head: bytes, lines_by_name: bool) -> bool:
     """Whether the file is one JSON array. In a .jsonl only if its first line is not a row by itself."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not text.startswith(b"["):

@@ -14,7 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.data.records import Chat, Message, Record, Text, as_chats, original_of
+from tunesmith.data.marks import AUGMENTED
+from tunesmith.data.records import Chat, Message, Record, Text, as_chats, identity_of
 from tunesmith.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -40,9 +41,16 @@ def row_keys(record: Record) -> tuple[Key, ...]:
 
 
 def split_keys(record: Record) -> tuple[Key, ...]:
-    """Like `row_keys`, but an augmented row counts as equal to the row it was made of: they never part."""
-    original = original_of(record)
-    return row_keys(record) if original is None else (original or row_keys(record)[-1],)
+    """Like `row_keys`, but those of an augmented row are (AUGMENTED, its original's): they never part.
+
+    A row with tags has the keys it has without them.
+    """
+    return identity_of(record) or row_keys(record)
+
+
+def is_augmented(keys: Sequence[Key]) -> bool:
+    """Whether these are the keys of an augmented row: the last of them is its original's."""
+    return keys[0] == AUGMENTED
 
 
 def prompt_key(chat: Chat) -> Key:
@@ -117,6 +125,27 @@ def assign(
     _hold_out("test", asked["test"], roots, is_text, sides, seed, keep=2 if asked["validation"] else 1)
     _hold_out("validation", asked["validation"], roots, is_text, sides, seed, keep=1)
     return [[sides.get(root, "train") for root in source] for source in roots]
+
+
+def place(
+    keys: Sequence[Sequence[tuple[Key, ...]]],
+    are_texts: Sequence[bool],
+    validation: int | float | None,
+    test: int | float | None,
+    seed: int,
+) -> list[list[Split]]:
+    """Like `assign`, for sources that hold augmented rows too: each is where its original is, or else trains.
+
+    They are not counted among the rows that a share or a number is taken from.
+    """
+    real = [[k for k in source if not is_augmented(k)] for source in keys]
+    sides = assign([Rows(*pair) for pair in zip(real, are_texts)], validation, test, seed)
+    known = {k[-1]: side for source, there in zip(real, sides) for k, side in zip(source, there)}
+    found = []
+    for source, there in zip(keys, sides):
+        own = iter(there)
+        found.append([known.get(k[-1], "train") if is_augmented(k) else next(own) for k in source])
+    return found
 
 
 def _rows(part: int | float | None, total: int) -> int:

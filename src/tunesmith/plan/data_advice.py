@@ -8,6 +8,7 @@ from tunesmith.recipe import LowRank
 
 FEW_ROWS, SOME_ROWS, MANY_ROWS = 100, 10_000, 100_000
 CUT_SHARE = 0.01
+LEAKED = 0.01  # fewer move a score by less than its own error
 FEWEST_SOURCES, MOST_TIMES_THE_REST = 3, 10.0
 MUCH_TEXT, SMALL_RANK = 1_000_000, 8
 LONG, TIMES_USUAL, TIGHT = 1024, 4, 0.5  # tokens; times the usual longest; share of the memory
@@ -200,7 +201,9 @@ def small_method_for_knowledge(case: Case) -> Advice | None:
 
 def task_in_training(case: Case) -> Advice | None:
     """Items of an evaluation task that stand in what is learnt: their score would be memory."""
-    leaks = [leak for leak in (case.data.leaks if case.data is not None else ()) if leak[1]]
+    leaks = [
+        leak for leak in (case.data.leaks if case.data is not None else ()) if leak[1] > LEAKED * leak[2]
+    ]
     if not leaks:
         return None
     told = ", ".join(f"{found} of {items} items of {task}" for task, found, items in leaks)

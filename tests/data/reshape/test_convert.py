@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.reshape.records import FAMILIES
+from tunesmith.data.marks import AUGMENTED
 from tunesmith.data.records import Record
 from tunesmith.data.reshape.convert import KIND_LOSSES, convert
 from tunesmith.data.reshape.output import KINDS
@@ -209,4 +210,4 @@ def test_the_mark_of_an_augmented_row_is_carried(tmp_path: Path, kind: str) -> N
     source = write(tmp_path / "a.jsonl", row)
     convert(Source(path=str(source)), "messages", str(tmp_path / f"b{kind}"))
     (record,) = meanings(tmp_path / f"b{kind}")
-    assert record.original == bytes.fromhex("0a" * 16)
+    assert record.identity == (AUGMENTED, bytes.fromhex("0a" * 16))

@@ -163,3 +163,13 @@ def test_an_augmented_row_goes_with_its_original_and_never_tests(tmp_path: Path)
     assert not any("augmented" in item for name in ("validation", "test") for item in found[name])
     assert report["augmented"] == {"train": 26, "left_out": 15}
     assert report["rows_in"] == 81 == sum(part["rows"] for part in report["parts"]) + report["left_out"]
+
+
+def test_files_of_two_formats_do_not_go_into_one(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    sources = [
+        write(tmp_path / "a.jsonl", [row(1), row(2)]),
+        write(tmp_path / "b.jsonl", [{"messages": turns}]),
+    ]
+    with pytest.raises(DataError, match="holds messages, the files before it prompt_response"):
+        divide(sources, Wish(1), str(tmp_path / "out"))

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tunesmith.data.template import ChatTemplate
 
 EXAMPLES = 5
-LEAST_TEXT = 20  # characters of a document that is worth calling a duplicate
+LEAST_TEXT = 20  # letters of a document that is worth calling a duplicate
 LINE = 40  # bits of a place that are the row; those above are the file
 
 
@@ -176,7 +176,7 @@ class _Doctor:
         first = self.seen.setdefault(key, place)
         other, where = self._place(first)
         # a heading or a line of stars may come again in a book
-        short = isinstance(record, Text) and len(record.text) < LEAST_TEXT
+        short = isinstance(record, Text) and sum(map(str.isalnum, record.text)) < LEAST_TEXT
         if first != place and other == use and not short:
             self.notes.add("duplicate_row", address, f"the same as {where}", excerpt(question_of(record)))
         if held_out := self.held_out.find(use, keys):

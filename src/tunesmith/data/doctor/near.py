@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,6 +77,17 @@ def overlap(one: ndarray, other: ndarray) -> float:
     return shared / max(1, len(one) + len(other) - shared)
 
 
+def sketch(rows: Sequence[ndarray]) -> ndarray:
+    """MinHash of rows of shingles, UInt16[ndarray, "rows 64"]: the smallest of each hash, its lowest 16 bits."""
+    values = np.concatenate(rows)
+    starts = np.cumsum([0, *(len(part) for part in rows[:-1])])
+    found = np.empty((len(rows), HASHES), np.uint16)
+    for i in range(HASHES):
+        hashed = ((values * _MULTIPLY[i] + _ADD[i]) >> np.uint64(32)).astype(np.uint32)
+        found[:, i] = np.minimum.reduceat(hashed, starts).astype(np.uint16)
+    return found
+
+
 @dataclass(slots=True)
 class Sketches:
     """The MinHash sketch of each row that was added: 64 numbers of 16 bits, whatever its length."""
@@ -103,16 +114,10 @@ class Sketches:
             self._flush()
 
     def _flush(self) -> None:
-        """Sketch the waiting rows together: a row's smallest value of each hash, its lowest 16 bits kept."""
+        """Sketch the waiting rows together."""
         if not self.waiting:
             return
-        values = np.concatenate(self.waiting)
-        starts = np.cumsum([0, *(len(part) for part in self.waiting[:-1])])
-        sketch = np.empty((len(self.waiting), HASHES), np.uint16)
-        for i in range(HASHES):
-            hashed = ((values * _MULTIPLY[i] + _ADD[i]) >> np.uint64(32)).astype(np.uint32)
-            sketch[:, i] = np.minimum.reduceat(hashed, starts).astype(np.uint16)
-        self.kept.append(sketch)
+        self.kept.append(sketch(self.waiting))
         self.waiting, self.waiting_size = [], 0
 
     def pairs(self, least: float) -> Iterator[tuple[int, int]]:
@@ -120,15 +125,15 @@ class Sketches:
         self._flush()
         if not self.kept:
             return
-        sketch = np.concatenate(self.kept) if len(self.kept) > 1 else self.kept[0]
-        self.kept = [sketch]
+        sketches = np.concatenate(self.kept) if len(self.kept) > 1 else self.kept[0]
+        self.kept = [sketches]
         rows = np.frombuffer(self.rows, np.int64)
         seen: set[tuple[int, int]] = set()
         # the sketch's estimate strays by 0.05: what it puts a little under the limit is looked at too
         needed = int(np.ceil((least - 0.1) * HASHES))
         for band in range(BANDS):
-            for later, earlier in _meetings(sketch[:, WIDTH * band : WIDTH * (band + 1)]):
-                alike = (sketch[later] == sketch[earlier]).sum(axis=1) >= needed
+            for later, earlier in _meetings(sketches[:, WIDTH * band : WIDTH * (band + 1)]):
+                alike = (sketches[later] == sketches[earlier]).sum(axis=1) >= needed
                 for pair in zip(rows[later[alike]].tolist(), rows[earlier[alike]].tolist()):
                     if pair not in seen:
                         seen.add(pair)

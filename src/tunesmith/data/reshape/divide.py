@@ -18,7 +18,7 @@ from typing import Any
 from tunesmith.data.formats import Fault
 from tunesmith.data.marks import original_of
 from tunesmith.data.reshape.output import Spool, require_new, staged_folder
-from tunesmith.data.reshape.rows import Losses, good_rows, plain
+from tunesmith.data.reshape.rows import Losses, good_rows, one_format, plain
 from tunesmith.data.splits import Key, row_keys
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter
@@ -87,7 +87,7 @@ def _read(
     rows: list[_Row] = []
     bad = Losses()
     missing = dict.fromkeys(name for name in (wish.by, wish.stratify) if name not in (None, SOURCE))
-    for number, _, row in good_rows(sources, drop_bad, reporter):
+    for number, row in one_format(good_rows(sources, drop_bad, reporter), sources, "train.jsonl"):
         if isinstance(row.record, Fault):
             bad.note(row.record.reason, row.address, row.record.detail)
             continue

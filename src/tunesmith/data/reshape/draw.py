@@ -10,22 +10,21 @@ import hashlib
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tunesmith.data.files import DataFile
 from tunesmith.data.formats import Fault
 from tunesmith.data.records import Chat, Record, as_chats
 from tunesmith.data.reshape.output import Spool, require_new, require_output, staged
-from tunesmith.data.reshape.rows import Losses, Read, good_rows, plain
+from tunesmith.data.reshape.rows import Losses, good_rows, one_format, plain
 from tunesmith.data.splits import Key, row_keys
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter
-from tunesmith.recipe import DataFormat, Source
+from tunesmith.recipe import Source
 
 # Reasons for which a good row is not asked.
 GOOD = ("no_question", "too_long_for_an_option", "no_distractors")
@@ -74,7 +73,7 @@ def draw_rows(
     bad = Losses()
     keys: list[tuple[Key, ...]] = []
     with Spool(goal.parent) as spool:
-        for row in _alike(good_rows(sources, drop_bad, reporter), sources, out):
+        for _, row in one_format(good_rows(sources, drop_bad, reporter), sources, out):
             if isinstance(row.record, Fault):
                 bad.note(row.record.reason, row.address, row.record.detail)
                 continue
@@ -100,21 +99,6 @@ def draw_rows(
         "rest": left,
         "losses": bad.to_json(),
     }
-
-
-def _alike(
-    rows: Iterable[tuple[int, DataFormat, Read]], sources: Sequence[Source], out: str
-) -> Iterator[Read]:
-    """The rows, as long as they may stand in one file."""
-    first: DataFormat | None = None
-    for number, format, row in rows:
-        first = first or format
-        if format != first:
-            what = f"holds {format}, the files before it {first}: they do not go into one file"
-            raise DataError.at(sources[number].path, what, f"first: tunesmith data convert --to {first}")
-        if format != "text" and DataFile(out, Path(out)).kind == ".txt":
-            raise DataError.at(out, ".txt holds documents alone", "name an --out that ends in .jsonl")
-        yield row
 
 
 def write_chosen(spool: Spool, wanted: Sequence[bool], out: str) -> int:

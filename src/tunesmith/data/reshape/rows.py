@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime
 import decimal
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from tunesmith.data.files import DataFile
 from tunesmith.data.formats import Fault
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.records import Record
@@ -69,6 +71,21 @@ def good_rows(
     if bad:
         fix = "correct them (tunesmith data check), or leave them out, counted: --drop-bad"
         raise DataError([*bad, Problem("data", f"{count} bad rows in all", fix)])
+
+
+def one_format(
+    rows: Iterable[tuple[int, DataFormat, Read]], sources: Sequence[Source], out: str
+) -> Iterator[tuple[int, Read]]:
+    """The rows with the number of their source, as long as they may stand in one file. Raises DataError."""
+    first: DataFormat | None = None
+    for number, format, row in rows:
+        first = first or format
+        if format != first:
+            what = f"holds {format}, the files before it {first}: they do not go into one file"
+            raise DataError.at(sources[number].path, what, f"first: tunesmith data convert --to {first}")
+        if format != "text" and DataFile(out, Path(out)).kind == ".txt":
+            raise DataError.at(out, ".txt holds documents alone", "name an --out that ends in .jsonl")
+        yield number, row
 
 
 @dataclass(slots=True)

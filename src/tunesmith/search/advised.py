@@ -1,0 +1,122 @@
+"""A recipe with the advice on it taken, again and again until no advice with a change is left; comments kept.
+
+text -> plan -> changes of the advice -> text -> plan -> ... -> Advised(text, what was changed and why)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import RecipeError
+from tunesmith.events import Reporter
+from tunesmith.recipe import Recipe
+from tunesmith.recipe.edit import with_changes
+
+if TYPE_CHECKING:
+    from tunesmith.plan.device import Device
+    from tunesmith.plan.forecast import Plan
+
+ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key that was changed: by which rule, and why."""
+
+    key: str
+    old: Any
+    value: Any
+    rule: str
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Advised:
+    """The recipe's text with the advice taken, and its plan. `changes` in the order in which they were made."""
+
+    text: str
+    recipe: Recipe
+    plan: Plan
+    changes: tuple[Change, ...]
+    comments_kept: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """What was changed."""
+        return {"changes": [asdict(change) for change in self.changes], "comments_kept": self.comments_kept}
+
+
+def take_advice(
+    text: str,
+    where: str,
+    own: Mapping[str, Any] | None = None,
+    reporter: Reporter | None = None,
+    device: Device | None = None,
+) -> Advised:
+    """Plan, change, plan again. `own`: changes of the user's, made first. Raises what planning raises."""
+    from tunesmith import run
+
+    edited = with_changes(text, dict(own or {}), where)
+    changes: list[Change] = []
+    kept = edited.comments_kept
+    for _ in range(ROUNDS):
+        plan = run.prepare(edited.recipe, reporter, device).plan
+        new = _next(plan, edited.recipe, changes)
+        if not new:
+            break
+        edited = with_changes(edited.text, {change.key: change.value for change in new}, where)
+        kept = kept and edited.comments_kept
+        changes += new
+    return Advised(_told(edited.text, changes), edited.recipe, plan, tuple(changes), kept)
+
+
+def _next(plan: Plan, recipe: Recipe, done: list[Change]) -> list[Change]:
+    """Changes of the advice, one a key. A value that was there before is not gone back to: two rules disagree."""
+    values = recipe.model_dump(mode="json")
+    before = [(change.key, value) for change in done for value in (change.old, change.value)]
+    found: dict[str, Change] = {}
+    for advice in plan.advice:
+        for key, value in advice.change.items():
+            if key not in found and (key, value) not in before:
+                old = _value_at(values, key)
+                found[key] = Change(key, old, value, advice.rule, advice.reason, advice.source)
+    return list(found.values())
+
+
+def _value_at(values: Any, key: str) -> Any:
+    for name in key.split("."):
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
+
+
+def _told(text: str, changes: list[Change]) -> str:
+    """The text with an account of the changes before it."""
+    if not changes:
+        return text
+    lines = ["# Changed by `tunesmith plan --apply`, and why:"]
+    for change in changes:
+        old = "unset" if change.old is None else _short(change.old)
+        lines.append(f"#   {change.key}: {old} -> {_short(change.value)}  {change.rule}: {change.reason}")
+    return "\n".join([*lines, "", text])
+
+
+def _short(value: Any) -> str:
+    from tunesmith.search.grid import spell
+
+    words = spell(value)
+    return words if len(words) <= 40 else words[:39] + "…"
+
+
+def require_recipe_text(path: str) -> str:
+    """The text of a recipe file. Raises RecipeError as `load` would."""
+    from pathlib import Path
+
+    from tunesmith.recipe import load
+
+    load(path)  # says what is wrong with it
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError.at(path, f"cannot be read: {error.strerror}", "give a recipe file") from error
