@@ -66,7 +66,7 @@ def twice_and_back(path: Path, out: Path, steps: tuple[str, ...]) -> None:
 
 
 # mutation tried: settle() with one round
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(
     rows=st.lists(
         st.fixed_dictionaries(

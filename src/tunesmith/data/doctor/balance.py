@@ -36,10 +36,11 @@ def judge_tasks(tasks: Mapping[str, Counter[str]], notes: Notes) -> None:
         total = sum(counts.values())
         if not 2 <= len(counts) <= MOST_TASKS or total < 10 * len(counts):
             continue
-        usual = sorted(counts.values())[len(counts) // 2]
         for name, rows in counts.most_common():
+            others = sorted((counts - Counter({name: rows})).values())
+            usual = others[len(others) // 2]
             where = f"{column}={name}"
-            if rows > DROWNS * total and rows > TIMES * max(usual, total / len(counts) / TIMES):
+            if rows > DROWNS * total and rows > TIMES * usual:
                 notes.add(
                     "unbalanced_task",
                     where,

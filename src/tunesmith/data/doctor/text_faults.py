@@ -28,7 +28,7 @@ _READ_AS_LATIN = re.compile(
     "[\u00c2-\u00f4][\u0080-\u00bf\u0152\u0153\u0160\u0161\u0178\u017d\u017e\u0192\u02c6\u02dc\u2013\u2014\u2018-"
     "\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
 )
-_HAN = re.compile("[\u3400-\u9fff\ue000-\uf8ff€]{4,}")
+_HAN = re.compile("[\u3040-\u30ff\u3400-\u9fff\ue000-\uf8ff€]{3,}")
 _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+")
 _BROKEN_GBK = re.compile("锟斤拷|烫烫烫|屯屯屯")
 _ENTITY = re.compile(
