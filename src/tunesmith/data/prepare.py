@@ -19,6 +19,7 @@ from tunesmith.data.formats import Fault, fix_of
 from tunesmith.data.gather import Columns, Gathered, open_source, read_records
 from tunesmith.data.label_rules import breaches
 from tunesmith.data.ledger import Ledger, SourceAccount, SplitLedger, TokenLedger, TouchedRow
+from tunesmith.data.quality import source_weights
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Rendered, render
 from tunesmith.data.samples import IGNORED, SampleSet, to_sample
@@ -305,7 +306,7 @@ def _split(reading: _Reading, data: Data, seed: int, digest: str, files: dict[st
     every = [s for sets in parts.values() for s in sets]
     return Prepared(
         train=tuple(parts["train"]),
-        weights=tuple(got.source.weight for got in train),
+        weights=source_weights([got.source for got in train], [len(s.tokens) for s in parts["train"]]),
         validation=held_out["validation"],
         test=held_out["test"],
         ledger=ledger,

@@ -98,6 +98,8 @@ class Source(Section):
     """How a .txt becomes documents: auto at <|endoftext|> lines, else at blank lines."""
     tags: Tags | None = None
     """Columns that say who speaks; null takes data.tags."""
+    quality: Literal["standard", "book", "paper", "manual", "news", "web", "forum"] | None = None
+    """What the text is: a token of a book or standard counts as several of a web page, where no weight is given."""
 
 
 Part = Annotated[Count | Share | str | None, Field(union_mode="left_to_right")]
@@ -136,6 +138,13 @@ class Data(Section):
             source if source.tags or not self.tags else source.model_copy(update={"tags": self.tags})
             for source in self.train
         )
+
+    @field_validator("train")
+    @classmethod
+    def _one_way_to_weigh(cls, train: tuple[Source, ...]) -> tuple[Source, ...]:
+        if any(source.quality for source in train) and any(source.weight is not None for source in train):
+            raise ValueError("has both weight and quality; a weight is a share by itself: keep one of them")
+        return train
 
     @field_validator("template")
     @classmethod

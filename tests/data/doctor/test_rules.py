@@ -232,7 +232,10 @@ def test_the_sketch_estimates_the_overlap() -> None:
 # mutation tried: LEAST_SHARE = 0
 def test_questions_of_validation_and_tasks_are_found_in_training(tmp_path: Path) -> None:
     asked = "If a train leaves the town at noon and drives for three hours, how far does it come?"
-    train = [row(f"Tell me. {asked} Thanks.", "180"), row("a train leaves the town", "so it does")]
+    train = [
+        row(f"Tell me. {asked} Thanks.", "180"),
+        row("If a train leaves the town at noon and drives away", "so"),
+    ]
     held = write(tmp_path / "v.jsonl", [row(asked, "it depends on its speed")])
     report = doctor(write(tmp_path / "a.jsonl", train), validation=held)
     assert finding(report, "leak_of_validation").count == 1

@@ -44,7 +44,7 @@ def judge_tasks(tasks: Mapping[str, Counter[str]], notes: Notes) -> None:
                 notes.add(
                     "unbalanced_task",
                     where,
-                    f"{rows:,} of {total:,} rows; half of the tasks have at most {usual:,}",
+                    f"{rows:,} of {total:,} rows; half of the others have at most {usual:,}",
                 )
             elif rows < LEAST_ROWS and total >= LEAST_ROWS * 2:
                 notes.add("small_task", where, f"{rows:,} rows")
