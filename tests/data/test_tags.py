@@ -26,7 +26,8 @@ ROW = {"age": 31, "region": "武汉", "prompt": "Hi", "response": "Hello"}
 # mutation tried: to_record without tagged()
 def test_tags_stand_before_the_first_question() -> None:
     record = to_record(ROW, "prompt_response", {}, TAGS)
-    assert record == Chat((Message("user", "[age: 31, region: 武汉]\nHi"), Message("assistant", "Hello")))
+    assert isinstance(record, Chat)
+    assert record.messages == (Message("user", "[age: 31, region: 武汉]\nHi"), Message("assistant", "Hello"))
 
 
 def test_missing_and_empty_tags_are_left_out_and_a_row_without_any_is_untouched() -> None:
@@ -34,7 +35,8 @@ def test_missing_and_empty_tags_are_left_out_and_a_row_without_any_is_untouched(
     assert tag_words({"age": 31.0}, TAGS) == "age: 31"
     assert tag_words({"age": float("nan"), "region": {"a": 1}}, TAGS) == ""
     plain = {"prompt": "Hi", "response": "Hello"}
-    assert to_record(plain, "prompt_response", {}, TAGS) == to_record(plain, "prompt_response", {})
+    tags, none = (to_record(plain, "prompt_response", {}, each) for each in (TAGS, None))
+    assert tags == none
 
 
 def test_names_words_and_places_can_be_chosen() -> None:
