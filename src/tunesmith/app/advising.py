@@ -1,7 +1,8 @@
-"""The verbs that look for better settings: lr-find, sweep. No logic lives here."""
+"""The verbs that look for better settings: init, plan --apply, lr-find, sweep. No logic lives here."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,27 @@ from tunesmith.app.progress import reporting
 from tunesmith.app.verbs import Json, Overrides, RecipeFile
 
 Picture = Annotated[str | None, Parameter(name="--png", help="Draw it into this file.")]
+
+
+def write_advised(
+    recipe: str, overrides: Sequence[str], out: str, memory: str | None, json: bool
+) -> Answer:
+    """`plan --apply`: the recipe with overrides and advice in it, written to a new file, and its plan."""
+    from tunesmith.app.render import advised as pages
+    from tunesmith.folder import write_atomically
+    from tunesmith.plan.cards import device_with
+    from tunesmith.plan.device import find_device
+    from tunesmith.recipe.edit import require_free
+    from tunesmith.search.advised import own_changes, require_recipe_text, take_advice
+
+    require_free(Path(out), "--apply")
+    text, own = require_recipe_text(recipe), own_changes(overrides)
+    device = device_with(memory, find_device()) if memory else None
+    with reporting() as reporter:
+        found = take_advice(text, recipe, own, reporter, device)
+    write_atomically(Path(out), found.text)
+    document = found.plan.to_json() | {"applied": {"out": out, **found.to_json()}}
+    return Answer(document, lambda it: pages.applied(it, recipe), json)
 
 
 def lr_find(

@@ -132,12 +132,22 @@ def plan(
         str | None,
         Parameter(name="--picture", help="Draw the memory, phase by phase, into this .png or .svg."),
     ] = None,
+    apply: Annotated[
+        str | None,
+        Parameter(
+            name="--apply", help="Write the recipe with the advice taken, comments kept, to this new file."
+        ),
+    ] = None,
     json: Json = False,
 ) -> Answer:
     """What a run will cost, and what is advised, before it starts.
 
     Memory by term, time and disk, from the model's config and the data's lengths; no weight is loaded.
     """
+    if apply is not None:
+        from tunesmith.app.advising import write_advised
+
+        return write_advised(recipe, overrides, apply, memory, json)
     from tunesmith import run
     from tunesmith.app import planning
     from tunesmith.app.render import plan as pages

@@ -5,14 +5,17 @@ text -> plan -> changes of the advice -> text -> plan -> ... -> Advised(text, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import Problem, RecipeError
 from tunesmith.events import Reporter
-from tunesmith.recipe import Recipe
+from tunesmith.recipe import Recipe, load
 from tunesmith.recipe.edit import with_changes
+from tunesmith.recipe.plain_yaml import parse_yaml
+from tunesmith.search.grid import spell
 
 if TYPE_CHECKING:
     from tunesmith.plan.device import Device
@@ -103,20 +106,21 @@ def _told(text: str, changes: list[Change]) -> str:
 
 
 def _short(value: Any) -> str:
-    from tunesmith.search.grid import spell
-
     words = spell(value)
     return words if len(words) <= 40 else words[:39] + "…"
 
 
 def require_recipe_text(path: str) -> str:
-    """The text of a recipe file. Raises RecipeError as `load` would."""
-    from pathlib import Path
-
-    from tunesmith.recipe import load
-
+    """The text of a recipe file. Raises RecipeError as `load` does."""
     load(path)  # says what is wrong with it
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError.at(path, f"cannot be read: {error.strerror}", "give a recipe file") from error
+    return Path(path).read_text(encoding="utf-8")
+
+
+def own_changes(overrides: Sequence[str]) -> dict[str, Any]:
+    """key=value words as changes. Raises RecipeError for what is none."""
+    wrong = [word for word in overrides if "=" not in word.lstrip("=")]
+    if wrong:
+        fix = "write key=value, such as optim.lr=2e-4"
+        raise RecipeError([Problem(word, "is not an override", fix) for word in wrong])
+    parts = (word.partition("=") for word in overrides)
+    return {key: parse_yaml(text, key) for key, _, text in parts}
