@@ -15,9 +15,7 @@ from tunesmith.app.verbs import Json, Overrides, RecipeFile
 Picture = Annotated[str | None, Parameter(name="--png", help="Draw it into this file.")]
 
 
-def write_advised(
-    recipe: str, overrides: Sequence[str], out: str, memory: str | None, json: bool
-) -> Answer:
+def write_advised(recipe: str, overrides: Sequence[str], out: str, memory: str | None, json: bool) -> Answer:
     """`plan --apply`: the recipe with overrides and advice in it, written to a new file, and its plan."""
     from tunesmith.app.render import advised as pages
     from tunesmith.folder import write_atomically
