@@ -36,7 +36,9 @@ def test_missing_and_empty_tags_are_left_out_and_a_row_without_any_is_untouched(
     assert tag_words({"age": float("nan"), "region": {"a": 1}}, TAGS) == ""
     plain = {"prompt": "Hi", "response": "Hello"}
     tags, none = (to_record(plain, "prompt_response", {}, each) for each in (TAGS, None))
-    assert tags == none
+    assert isinstance(tags, Chat)
+    assert isinstance(none, Chat)
+    assert tags.messages == none.messages
 
 
 def test_names_words_and_places_can_be_chosen() -> None:
