@@ -161,13 +161,16 @@ def plan(recipe: Recipe, reporter: Reporter | None = None, memory: str | None = 
 def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     """Lengths and ledger of a recipe's data."""
     from tunesmith.data.prepare import prepare as prepare_data
+    from tunesmith.data.spoken import add_budget, describe_rows
     from tunesmith.data.stats import stats as describe
 
     tokenizer, template = _words(recipe)
     data = prepare_data(
         recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
     )
-    return describe(data)
+    found = describe(data)
+    add_budget(found["sources"])
+    return {**found, "rows": describe_rows(recipe.data)}
 
 
 def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dict[str, Any]:

@@ -69,12 +69,14 @@ def test_stats_show_lengths_sources_and_reasons() -> None:
     document = {
         "lengths": {"train": LENGTHS},
         "sources": [
-            {"path": "x.jsonl", "samples": 5, "tokens": 90, "targets": 45, "share": 1.0, "weight": None},
+            {"path": "x.jsonl", "samples": 5, "tokens": 90, "targets": 45, "share": 1.0, "weight": None,
+             "budget_share": 1.0, "repeats": 1.0},
         ],
+        "rows": [{"path": "x.jsonl", "rows": 5, "rounds": LENGTHS, "questions": LENGTHS, "answers": LENGTHS}],
         "ledger": {"sources": [source(whole=5, shortened=2)], "splits": {"train": part}},
         "longest": 52, "fingerprint": "",
     }  # fmt: skip
     out = printed(data.stats_page(document))
-    for part_of in ("longest 52", "100%", "50%", "too long", "32 – 63", "█"):
+    for part_of in ("longest 52", "100%", "50%", "1 ×", "rounds", "questions", "too long", "32 – 63", "█"):
         assert part_of in out
     assert max(map(len, out.splitlines())) <= 80

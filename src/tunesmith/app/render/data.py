@@ -84,18 +84,38 @@ def stats_page(document: dict[str, Any], note: str = "") -> RenderableType:
             base.count(source["targets"]),
             f"{100 * source['share']:.0f}%",
             "–" if source["weight"] is None else f"{source['weight']:g}",
+            f"{100 * source['budget_share']:.0f}%",
+            f"{source['repeats']:.3g} ×",
         )
         for name, source in zip(short_names([s["path"] for s in document["sources"]]), document["sources"])
     ]
-    columns = ["train source", "samples", "tokens", "learnt", "size", "weight"]
+    columns = ["train source", "samples", "tokens", "learnt", "size", "weight", "epoch", "seen"]
     return base.page(
         base.heading("data stats", note),
-        base.table(columns, rows, right=range(1, 6)),
+        base.table(columns, rows, right=range(1, 8)),
+        spoken(document["rows"]),
         splits(book),
         lengths(document["lengths"]["train"]),
         ledger(book),
         reasons(book),
     )
+
+
+def spoken(found: list[dict[str, Any]]) -> RenderableType:
+    """What the rows of each source are made of: rounds, and characters a question, answer and document."""
+    kinds = [
+        kind for kind in ("rounds", "questions", "answers", "documents") if any(kind in row for row in found)
+    ]
+    rows = [
+        (
+            Text(base.visible(name), "strong"),
+            base.count(row["rows"]),
+            *(f"{row[kind]['median']:,} … {row[kind]['max']:,}" if kind in row else "–" for kind in kinds),
+        )
+        for name, row in zip(short_names([row["path"] for row in found]), found)
+    ]
+    columns = ["half up to … longest, characters", "rows", *kinds]
+    return base.table(columns, rows, right=range(1, len(columns)))
 
 
 def lengths(found: dict[str, Any]) -> RenderableType:
