@@ -5,13 +5,20 @@ engine -> Reporter.event(Stepped(...)) -> {"kind": "stepped", "time": ..., ...} 
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from threading import Lock
 from typing import Any, ClassVar, Protocol
+
+MOST_WAITING = 10_000
+"""Lines kept in memory while the disk takes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +76,10 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rescued:
-    """The engine met a fault and went on: a skipped step, a smaller micro-batch, an older checkpoint."""
+    """The engine met a fault and went on: a skipped step, a smaller micro-batch, an older checkpoint.
+
+    `rows` that were in it, the strangest first; `texts`: the words of the first few of them.
+    """
 
     kind: ClassVar[str] = "rescued"
     time: float = field(default_factory=time.time)
@@ -77,6 +87,7 @@ class Rescued:
     reason: str
     action: str
     rows: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,15 +137,33 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Write each event to events.jsonl, then pass it on."""
+    """Write each event to events.jsonl, then pass it on. A disk that refuses costs no step: lines wait in memory."""
 
     path: Path
     listener: Reporter
+    _waiting: list[str] = field(default_factory=list)
+    _lock: Lock = field(default_factory=Lock)
 
     def event(self, event: Event) -> None:
         """Append one line, whole, and tell the listener."""
-        append(self.path, event)
+        with self._lock:  # whoever watches for stalls speaks from a thread of its own
+            refused = self._write(_line(event))
+        if refused is not None:
+            action = "the run goes on; its events wait in memory"
+            self.listener.event(Rescued(step=event.step, reason=f"{self.path}: {refused}", action=action))
         self.listener.event(event)
+
+    def _write(self, line: str) -> str | None:
+        """Append what waits and this line; words where the disk refuses for the first time."""
+        first = not self._waiting
+        self._waiting.append(line)
+        try:
+            _append(self.path, "".join(self._waiting))
+        except OSError as error:
+            del self._waiting[:-MOST_WAITING]
+            return (error.strerror or str(error)) if first else None
+        self._waiting.clear()
+        return None
 
     def progress(self, what: str, done: int, total: int | None) -> None:
         """Progress is for people; it is not recorded."""
@@ -150,8 +179,31 @@ def to_json(event: Event) -> dict[str, Any]:
 
 def append(path: Path, event: Event) -> None:
     """Append the event as one line; a single write, so a reader never sees half of a line from us."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(to_json(event), ensure_ascii=False, allow_nan=False) + "\n")
+    _append(path, _line(event))
+
+
+def _line(event: Event) -> str:
+    return json.dumps(to_json(event), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _append(path: Path, text: str) -> None:
+    """All of the text or none of it: what a full disk took of it is cut off again, and so is a line torn by a kill."""
+    with open(path, "ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        if end and _last_byte(file, end) != b"\n":
+            text = "\n" + text
+        data = text.encode()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(file.fileno(), end)
+            raise
+
+
+def _last_byte(file: io.FileIO, end: int) -> bytes:
+    file.seek(end - 1)
+    return file.read(1)
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

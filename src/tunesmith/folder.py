@@ -11,13 +11,14 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
+import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import FolderError
+from tunesmith.errors import DiskFullError, FolderError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,17 @@ class RunFolder:
 
     def require_new(self) -> None:
         """Refuse a folder that already holds something; nothing is touched, so it may be asked early."""
-        if self.path.exists() and any(self.path.iterdir() if self.path.is_dir() else [self.path]):
+        if self.path.exists() and (not self.path.is_dir() or self._holds_something()):
             raise FolderError.at(
                 str(self.path),
                 "the output folder already exists and is not empty",
                 f"go on with it: tunesmith train {self.recipe} --resume; or choose another: output=NEW",
             )
+
+    def _holds_something(self) -> bool:
+        """More than `create` and `lock` leave where the process is killed before a word of the run is written."""
+        bare = [path for path in self.path.iterdir() if path.name not in (".lock", self.checkpoints.name)]
+        return bool(bare) or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def create(self) -> None:
         """Make the folder; an existing one with something in it is refused, never overwritten."""
@@ -115,19 +121,50 @@ class RunFolder:
                 str(self.path), f"cannot be created: {error.strerror}", "choose a writable output= folder"
             ) from error
 
+    def require_space(self, needed_bytes: int) -> None:
+        """Raise DiskFullError where the disk has less room than a run will take; what it took already counts."""
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.is_dir())
+        taken = sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
+        free = shutil.disk_usage(there).free + taken
+        if free < needed_bytes:
+            what = f"needs about {needed_bytes / 2**30:.2f} GiB of disk, {free / 2**30:.2f} are free"
+            fix = "free some space, lower checkpoint.keep, or set output= to a folder on another disk"
+            raise DiskFullError.at(str(self.path), what, fix)
+
+    def reopen(self) -> None:
+        """A finished run goes on: what was measured at its end is measured again."""
+        self.report.unlink(missing_ok=True)
+        self.forget_answers("after", "test")
+
+    def forget_answers(self, *names: str) -> None:
+        """Let these evaluations be done anew."""
+        for name in names:
+            for ending in ("json", "jsonl"):
+                (self.answers / f"{name}.{ending}").unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for one writer; freed by the kernel when the process dies, however it dies."""
-        with open(self.path / ".lock", "a+") as file:
+        try:
+            file = open(self.path / ".lock", "a+")  # noqa: SIM115 (closed below, once it is known to be open)
+        except OSError as error:
+            what = f"cannot be written to: {error.strerror}"
+            raise FolderError.at(
+                str(self.path), what, "check its rights, or choose another output="
+            ) from error
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 file.seek(0)
                 raise FolderError.at(
                     str(self.path),
                     f"another run is writing here (process {file.read().strip() or 'unknown'})",
                     "wait for it, stop it, or choose another output=",
                 ) from error
+            except OSError as error:
+                what = f"this file system has no locks ({error.strerror}): two runs could write here at once"
+                raise FolderError.at(str(self.path), what, "choose an output= on a local disk") from error
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
@@ -171,17 +208,61 @@ def let_read(path: Path) -> None:
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old text or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"  # one writer, one name
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with open(beside, "w", encoding="utf-8") as file:  # which obeys the user's umask, as mkstemp does not
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        let_read(Path(name))
-        os.replace(name, path)
+        os.replace(beside, path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+
+
+def flush_to_disk(path: Path) -> None:
+    """fsync a file or a folder (whose entries survive a power cut only then)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def put_in_place(staging: Path, final: Path) -> None:
+    """A filled folder takes its name in one step; what had the name before is set aside first, then deleted."""
+    rights = (
+        staging.stat().st_mode & 0o666
+    )  # the user's umask; asking for it by setting it is not for threads
+    for path in [*staging.rglob("*"), staging]:
+        if path.is_file():
+            os.chmod(path, rights)  # safetensors gives 0600
+        flush_to_disk(path)
+    if final.exists():
+        remove(final)
+    os.rename(staging, final)
+    flush_to_disk(final.parent)
+
+
+@contextlib.contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """An empty folder to fill, which becomes `final` when the block ends well, and vanishes otherwise."""
+    staging = final.parent / f".staging-{final.name}"
+    shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
+    staging.mkdir()
+    try:
+        yield staging
+        put_in_place(staging, final)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder so that nobody ever sees a part of it: first out of the way, then away."""
+    aside = folder.parent / f".trash-{folder.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

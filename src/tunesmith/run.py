@@ -15,19 +15,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DataError, DoesNotFitError, ModelError, Problem, RecipeError, TunesmithError
+from tunesmith.engine.faults import visit
+from tunesmith.errors import (
+    CheckpointError,
+    DataError,
+    Interrupted,
+    ModelError,
+    Problem,
+    TunesmithError,
+)
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, let_read, open_run, read_json, write_atomically, write_json
+from tunesmith.folder import RunFolder, open_run, read_json, staged, write_atomically, write_json
 from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
-from tunesmith.recipe import Recipe, diff, dump, load
+from tunesmith.recipe import Recipe, dump
+from tunesmith.resuming import (
+    Change,
+    as_begun,
+    finished,
+    recipe_changes,
+    require_harmless,
+    surrounding_changes,
+    tell,
+)
 from tunesmith.suited import (
+    require_room,
     require_suited_ids,
     require_suited_length,
     require_suited_model,
     require_suited_parts,
 )
 from tunesmith.tracking.start import following
-from tunesmith.work import Work, base_of, fit_to_data, tune
+from tunesmith.work import Work, base_of, evaluated_in_pieces, fit_to_data, surroundings_of, tune
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -278,76 +296,105 @@ def _words(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
 
 
 def train(
-    recipe: Recipe, *, resume: bool = False, stop_after: int | None = None, reporter: Reporter | None = None
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    anyway: bool = False,
+    stop_after: int | None = None,
+    reporter: Reporter | None = None,
 ) -> Outcome:
-    """Carry out a recipe in its run folder, or go on where it was interrupted."""
+    """Carry out a recipe in its run folder, or go on where it was interrupted.
+
+    `anyway`: go on though what is learnt from, or by, is another than when the run began.
+    """
     reporter = reporter or Silent()
     folder = RunFolder(Path(recipe.output))
-    if not resume:
+    if not (resume or anyway):
         folder.require_new()
-    elif folder.report.exists() and (done := read_json(folder.report))["status"] != "interrupted":
-        return Outcome(str(folder.path), done["status"], done["training"]["steps"], str(folder.report))
-    else:
-        _check_same_recipe(open_run(folder.path), recipe)
-    work = prepare(recipe, reporter)
-    if not work.plan.fits:
-        raise DoesNotFitError.at("plan", work.plan.shortage, work.plan.way_out)
-    if not resume:
+        work = _prepare_to_train(recipe, folder, reporter)
+        visit("prepared")
         folder.create()
-    with folder.lock():
-        _write_beforehand(folder, work)
-        recording = Recording(folder.events, reporter)
-        try:
-            with following(recipe.track, folder, reporter):
-                return _train(work, folder, stop_after, recording)
-        except TunesmithError as error:
-            problems = tuple(error.to_json()["error"]["problems"])
-            recording.event(Failed(step=error.step, code=error.code, problems=problems))
-            raise
+        with folder.lock():
+            return _recorded(work, folder, [], anyway, stop_after, reporter)
+    with open_run(folder.path).lock():
+        changes = recipe_changes(folder, recipe)
+        require_harmless(changes, anyway)
+        if done := finished(folder):
+            if all(change.rule.harmless for change in changes):
+                return Outcome(
+                    str(folder.path), done["status"], done["training"]["steps"], str(folder.report)
+                )
+            folder.reopen()
+        work = _prepare_to_train(recipe, folder, reporter)
+        work = replace(work, plan=as_begun(work.plan, folder, changes))
+        around = surrounding_changes(folder, surroundings_of(work))
+        require_harmless(around, anyway, CheckpointError)
+        changes += around
+        return _recorded(work, folder, changes, anyway, stop_after, reporter)
 
 
-def _check_same_recipe(folder: RunFolder, recipe: Recipe) -> None:
-    """Name what differs from the recipe of the run. Where the folder stands may differ: runs are movable."""
-    stored = load(folder.recipe)
-    changes = [
-        Problem(
-            key,
-            f"was {old!r} when the run began, is {new!r} now",
-            "resume with what it began with, or output=NEW",
-        )
-        for key, old, new in diff(stored, recipe)
-        if key not in ("output", "track", "model.from_config.vocab_size")
-    ]
-    if changes:
-        raise RecipeError(changes)
+def _prepare_to_train(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> Work:
+    """What `prepare` finds, where memory and disk have room for it."""
+    work = prepare(recipe, reporter)
+    require_room(work.plan, folder)
+    return work
+
+
+def _recorded(
+    work: Work,
+    folder: RunFolder,
+    changes: list[Change],
+    anyway: bool,
+    stop_after: int | None,
+    reporter: Reporter,
+) -> Outcome:
+    """Train, with all that happens in events.jsonl: changes since the beginning first, an error last."""
+    _write_beforehand(folder, work)
+    recording = Recording(folder.events, reporter)
+    tell(changes, folder, recording)
+    try:
+        with following(work.recipe.track, folder, reporter):
+            return _train(work, folder, anyway, stop_after, recording)
+    except TunesmithError as error:
+        problems = tuple(error.to_json()["error"]["problems"])
+        recording.event(Failed(step=error.step, code=error.code, problems=problems))
+        raise
+    except KeyboardInterrupt as error:
+        what, fix = "stopped at once", f"go on with it: tunesmith train {folder.recipe} --resume"
+        raise Interrupted([Problem(str(folder.path), what, fix)]) from error
 
 
 def _write_beforehand(folder: RunFolder, work: Work) -> None:
-    from tunesmith.engine.world import environment
-
     write_atomically(folder.recipe, dump(work.recipe))
     write_json(folder.plan, work.plan.to_json())
     write_json(folder.ledger, work.data.ledger.to_json())
     write_atomically(folder.ledger_rows, "".join(line + "\n" for line in work.data.ledger.row_lines()))
-    write_json(folder.environment, environment())
+    write_json(folder.environment, surroundings_of(work))
 
 
-def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Reporter) -> Outcome:
-    from tunesmith.engine.checkpoint import CheckpointStore
+def _train(
+    work: Work, folder: RunFolder, anyway: bool, stop_after: int | None, reporter: Reporter
+) -> Outcome:
+    from tunesmith.engine.store import CheckpointStore
     from tunesmith.evaluation.report import write_report
 
     began = time.perf_counter()
     lm = base_of(work)
+    visit("before")
     before = _scores(lm, work, folder, "before", reporter)
     tuned, method = tune(work, lm)
+    visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
-    fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after)
+    fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after, anyway=anyway)
     finished = fitted.status != "interrupted"
     after = test = None
     if finished:
+        visit("trained")
         _save(work, folder, tuned, method)
+        visit("after")
         after = _scores(tuned.model, work, folder, "after", reporter)
         test = _scores(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
+    visit("report")
     write_report(
         folder, work.recipe, before=before, after=after, test=test, ledger=work.data.ledger, plan=work.plan,
         fit=fitted, facts=work.facts, trainable=tuned.trainable_count,
@@ -358,20 +405,24 @@ def _train(work: Work, folder: RunFolder, stop_after: int | None, reporter: Repo
 
 
 def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:
-    """What was trained, with its tokenizer and template, so that plain transformers or PEFT loads it."""
+    """What was trained, with its tokenizer and template, so that plain transformers or PEFT loads it.
+
+    Whole or absent: a folder that is there is one that can be used.
+    """
     from tunesmith.model.forward import causal_lm
     from tunesmith.model.load import DTYPES, save_model, save_tokenizer
     from tunesmith.tuning.methods import METHODS
 
-    if METHODS[work.recipe.tuning.method].can.whole:
-        save_model(
-            causal_lm(tuned.model), work.tokenizer, work.template, folder.model, DTYPES[work.plan.precision]
-        )
-    else:
-        method.save(tuned, folder.adapter)
-        save_tokenizer(work.tokenizer, work.template, folder.adapter)
-    for saved in (folder.model, folder.adapter):
-        let_read(saved)
+    whole = METHODS[work.recipe.tuning.method].can.whole
+    with staged(folder.model if whole else folder.adapter) as staging:
+        if whole:
+            save_model(
+                causal_lm(tuned.model), work.tokenizer, work.template, staging, DTYPES[work.plan.precision]
+            )
+        else:
+            method.save(tuned, staging)
+            save_tokenizer(work.tokenizer, work.template, staging)
+        visit("kept")
 
 
 def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
@@ -383,18 +434,22 @@ def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Repo
     if kept.exists():
         return from_json(read_json(kept))
     wanted = work.recipe.evaluation
-    found = measure(
-        model,
-        work.tokenizer,
-        work.template,
-        held_out=work.data.test if when == "test" else work.data.validation,
-        tasks=() if when == "test" else wanted.tasks,
-        probes=() if when == "test" else wanted.probes,
-        micro_tokens=work.plan.micro_tokens,
-        reporter=reporter,
-        answers=folder.answers / f"{when}.jsonl",
-        max_length=work.recipe.data.max_length,
-        held_out_name="test-set loss" if when == "test" else "held-out loss",
-    )
+
+    def measured(micro_tokens: int) -> Evaluated:
+        return measure(
+            model,
+            work.tokenizer,
+            work.template,
+            held_out=work.data.test if when == "test" else work.data.validation,
+            tasks=() if when == "test" else wanted.tasks,
+            probes=() if when == "test" else wanted.probes,
+            micro_tokens=micro_tokens,
+            reporter=reporter,
+            answers=folder.answers / f"{when}.jsonl",
+            max_length=work.recipe.data.max_length,
+            held_out_name="test-set loss" if when == "test" else "held-out loss",
+        )
+
+    found = evaluated_in_pieces(work, measured, reporter)
     write_json(kept, found.to_json())
     return found

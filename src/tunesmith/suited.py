@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.errors import ModelError, Problem, RecipeError
+from tunesmith.errors import DoesNotFitError, ModelError, Problem, RecipeError
 from tunesmith.recipe import Full, GaLore, Recipe
 from tunesmith.tracking.start import require
 from tunesmith.tuning.lengths import length_problems
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from tunesmith.data.prepare import Prepared
+    from tunesmith.folder import RunFolder
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.device import Device
+    from tunesmith.plan.forecast import Plan
 
 
 def require_suited_parts(recipe: Recipe) -> None:
@@ -68,3 +70,10 @@ def require_suited_ids(
             f"a sample has {data.longest} tokens, the model has learnt {facts.max_positions} positions{taken}"
         )
         raise ModelError.at("data.max_length", what, f"set data.max_length: {room}")
+
+
+def require_room(plan: Plan, folder: RunFolder) -> None:
+    """Whether memory and disk hold what the plan forecasts. Raises DoesNotFitError or DiskFullError."""
+    if not plan.fits:
+        raise DoesNotFitError.at("plan", plan.shortage, plan.way_out)
+    folder.require_space(plan.disk_bytes)

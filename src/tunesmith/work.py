@@ -7,9 +7,9 @@ Work(recipe, tokenizer, template, data, facts, device, steps, plan)  --base_of--
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from tunesmith.events import Reporter, Stepped
+from tunesmith.events import Reporter, Rescued, Stepped
 from tunesmith.opened import base_model
 from tunesmith.recipe import Recipe
 
@@ -20,13 +20,22 @@ if TYPE_CHECKING:
 
     from tunesmith.data.loader import Batch, StepPlan
     from tunesmith.data.prepare import Prepared
+    from tunesmith.data.samples import Sample, SampleSet
     from tunesmith.data.template import ChatTemplate
-    from tunesmith.engine.checkpoint import CheckpointStore
-    from tunesmith.engine.loop import FitResult
+    from tunesmith.engine.loop import HeldOut as HeldOutLoss
+    from tunesmith.engine.progress import FitResult
+    from tunesmith.engine.store import CheckpointStore
+    from tunesmith.evaluation.scores import HeldOut
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.device import Device
     from tunesmith.plan.forecast import Plan
     from tunesmith.tuning.method import Method, Schedule, Setting, TunedModel
+
+
+Found = TypeVar("Found")
+LEAST_EVALUATED_TOKENS = 64
+# A forecast below this share of the memory there is needs no trial: it has never been wrong by so much (docs/plan.md).
+SAFE_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +106,11 @@ def fit_to_data(
     work: Work,
     tuned: TunedModel,
     method: Method,
-    store: CheckpointStore,
+    store: CheckpointStore | None,
     reporter: Reporter,
     *,
     stop_after: int | None = None,
+    anyway: bool = False,
     schedule: Schedule | None = None,
     enough: Callable[[Stepped], bool] | None = None,
 ) -> FitResult:
@@ -108,38 +118,94 @@ def fit_to_data(
 
     `schedule` gives another rate than the recipe's; then nothing is evaluated on the way.
     """
-    from tunesmith.engine.loop import fit, settings_of
-    from tunesmith.evaluation.heldout import held_out_loss
-    from tunesmith.model.load import fingerprint
+    from tunesmith.engine.loop import fit
+    from tunesmith.engine.progress import settings_of
     from tunesmith.objectives.language_modelling import summed_loss
+    from tunesmith.plan.memory import STATE_BYTES
 
-    recipe, plan, validation = work.recipe, work.plan, work.data.validation
-    settings = settings_of(
-        recipe,
-        len(work.steps),
-        lr=plan.lr,
-        bf16=plan.precision == "bf16",
-        micro_tokens=plan.micro_tokens,
-        stop_after=stop_after,
+    recipe, plan = work.recipe, work.plan
+    validation = work.data.validation if schedule is None else None
+    if validation is not None and not len(validation):
+        validation = None
+    settings = replace(
+        settings_of(
+            recipe,
+            len(work.steps),
+            lr=plan.lr,
+            bf16=plan.precision == "bf16",
+            micro_tokens=plan.micro_tokens,
+            stop_after=stop_after,
+        ),
+        schedule=schedule,
+        enough=enough,
+        anyway=anyway,
+        text_of=_words_of(work),
+        dry_run=_is_tight(work),
+        held_out=validation,
+        state_bytes=STATE_BYTES[recipe.optim.optimizer],
     )
+    held_out = None if validation is None else _held_out(work, tuned, validation, reporter)
+    rows, steps = work.data.train, work.steps
+    return fit(
+        tuned, method, summed_loss, rows, steps, recipe, settings, store, identity_of(work), reporter, held_out
+    )  # fmt: skip
 
-    def held_out() -> tuple[float, int]:
-        assert validation is not None
-        found = held_out_loss(tuned.model, validation, plan.micro_tokens)
+
+def _held_out(work: Work, tuned: TunedModel, rows: SampleSet, reporter: Reporter) -> HeldOutLoss:
+    """The held-out loss as the engine asks for it."""
+    from tunesmith.evaluation.heldout import held_out_loss
+
+    def held_out(breathe: Callable[[], None]) -> tuple[float, int]:
+        def measured(micro_tokens: int) -> HeldOut:
+            return held_out_loss(tuned.model, rows, micro_tokens, progress=lambda done: breathe())
+
+        found = evaluated_in_pieces(work, measured, reporter)
         return found.loss_nats, sum(found.targets)
 
-    evaluates = schedule is None and validation is not None and len(validation)
+    return held_out
+
+
+def identity_of(work: Work) -> dict[str, str]:
+    """Digests of what is learnt from and by: each data file, the samples made of them, the model."""
+    from tunesmith.model.load import fingerprint
+
     files = {f"data file {path}": digest for path, digest in work.data.files.items()}
-    return fit(
-        tuned,
-        method,
-        summed_loss,
-        work.data.train,
-        work.steps,
-        recipe,
-        replace(settings, schedule=schedule, enough=enough),
-        store,
-        {**files, "data": work.data.fingerprint, "model": fingerprint(recipe.model)},
-        reporter,
-        held_out if evaluates else None,
-    )
+    return {**files, "data": work.data.fingerprint, "model": fingerprint(work.recipe.model)}
+
+
+def surroundings_of(work: Work) -> dict[str, Any]:
+    """environment.json: what bit-exact resume depends on beside the recipe."""
+    from tunesmith.engine.world import environment
+
+    return {**environment(), "fingerprints": identity_of(work)}
+
+
+def evaluated_in_pieces(work: Work, measured: Callable[[int], Found], reporter: Reporter) -> Found:
+    """An evaluation with fewer tokens at once where memory runs out. Training's own micro-batches stay."""
+    from tunesmith.model.memory import in_pieces
+
+    def shrunk(tokens: int) -> None:
+        action = f"evaluation begins anew with {tokens} tokens at once; training is not touched"
+        reporter.event(Rescued(step=0, reason="out of memory while evaluating", action=action))
+
+    return in_pieces(work.plan.micro_tokens, LEAST_EVALUATED_TOKENS, measured, shrunk)
+
+
+def _is_tight(work: Work) -> bool:
+    """Whether the forecast comes so near to what there is that the worst batch is better tried first."""
+    from tunesmith.engine.world import free_bytes, peak_bytes
+
+    room = work.device.memory_bytes
+    if work.device.kind == "cpu" and (free := free_bytes()) is not None:
+        room = min(room, free + peak_bytes())
+    return work.plan.peak_bytes > SAFE_SHARE * room
+
+
+def _words_of(work: Work) -> Callable[[Sample], str]:
+    """The text of a sample, control tokens included, for events that name rows."""
+
+    def words(sample: Sample) -> str:
+        ids = [*sample.input_ids.tolist(), *sample.labels[-1:].tolist()]
+        return str(work.tokenizer.decode([token for token in ids if token >= 0]))
+
+    return words

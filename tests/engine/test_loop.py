@@ -15,8 +15,9 @@ import torch
 from tests.tiny import random_samples, tiny_model
 from tunesmith.data.loader import batches, plan_steps
 from tunesmith.engine import faults
-from tunesmith.engine.checkpoint import CheckpointStore
-from tunesmith.engine.loop import Settings, fit
+from tunesmith.engine.loop import fit
+from tunesmith.engine.progress import Settings
+from tunesmith.engine.store import CheckpointStore
 from tunesmith.errors import CheckpointError, DivergedError, DoesNotFitError
 from tunesmith.events import Recording, Silent, read
 from tunesmith.objectives.language_modelling import summed_loss, token_losses
@@ -35,6 +36,8 @@ def make_run(
     evaluate=True,
     identity="a",
     lr=1e-2,
+    listener=None,
+    settings=None,
     **recipe,
 ):
     """A run of 8 steps on a tiny model; returns the result and the model's trained tensors."""
@@ -51,16 +54,19 @@ def make_run(
     tuned = method.prepare(model, Setting())
     held = random_samples(6, seed=9)
 
-    def held_out():
+    def held_out(breathe):
+        breathe()
         losses = torch.cat([token_losses(tuned.model, batch) for batch in batches(held, 64, True)])
         return float(losses.mean()), len(losses)
 
     folder.mkdir(parents=True, exist_ok=True)
-    settings = Settings(lr, False, micro_tokens, evaluate_every=3, save_every=2, stop_after=stop_after)
+    chosen = Settings(
+        lr, False, micro_tokens, evaluate_every=3, save_every=2, stop_after=stop_after, **(settings or {})
+    )
     result = fit(
-        tuned, method, summed_loss, sources, plan, checked, settings,
+        tuned, method, summed_loss, sources, plan, checked, chosen,
         CheckpointStore(folder / "checkpoints", checked.checkpoint.keep), {"data": identity},
-        Recording(folder / "events.jsonl", Silent()), held_out if evaluate else None,
+        Recording(folder / "events.jsonl", listener or Silent()), held_out if evaluate else None,
     )  # fmt: skip
     return result, {name: p.detach().clone() for name, p in tuned.trainable.items()}
 

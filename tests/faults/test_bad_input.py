@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.faults import bad_models, bad_recipes, bad_rows, bad_words
 from tests.faults.trying import Case, check
 from tests.folders import make_model

@@ -9,10 +9,10 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.faults.trying import run
-from tests.folders import make_model, write_rows
 
 import tunesmith
+from tests.faults.trying import run
+from tests.folders import make_model, write_rows
 
 SOURCE = Path(tunesmith.__file__).parent
 OPENERS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}

@@ -13,9 +13,10 @@ from torch import Tensor
 from tests.tiny import random_samples, tiny_model
 from tests.tuning.steps import BATCH
 from tunesmith.data.loader import plan_steps
-from tunesmith.engine.checkpoint import CheckpointStore
-from tunesmith.engine.loop import FitResult, Settings, fit
+from tunesmith.engine.loop import fit
 from tunesmith.engine.optim import make_optimizer, rate, set_rate
+from tunesmith.engine.progress import FitResult, Settings
+from tunesmith.engine.store import CheckpointStore
 from tunesmith.events import Recording, Silent
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.recipe import Optim, Recipe, Tuning, parse

@@ -96,17 +96,22 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     json = any(word in ("--json", "--json=true") for word in words[: _end(words)])
     _never_choke()
+    code = None
     try:
         with _stoppable(), _calm_libraries():
             answer = _work(words, json)
-        code = answer.show() if isinstance(answer, Answer) else int(answer or 0)
+        code = answer.code if isinstance(answer, Answer) else int(answer or 0)
+        if isinstance(answer, Answer):
+            answer.show()
         sys.stdout.flush()
         return code
-    except BrokenPipeError:
-        # Whoever read us (head, less) has seen enough. Python would complain once more at exit.
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and code is None:
+            return failure.report(error, json=json)
+        # Whoever read us (head, less, a terminal that was closed) is gone. Python would complain once more at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return code or 0
     except CycloptsError as error:
         return _misused(error, json)
     except SystemExit as error:

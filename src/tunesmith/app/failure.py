@@ -5,6 +5,7 @@ DataError -> problems, 2      KeyboardInterrupt -> 130      ZeroDivisionError ->
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -30,10 +31,13 @@ def report(error: BaseException, *, json: bool) -> int:
     if json:
         write_json(clean.to_json())
     screen = console(sys.stderr)
-    if isinstance(clean, Interrupted):
-        screen.print(pages.interrupted(clean.problems))
-    elif not json:
-        screen.print(pages.problems(clean.problems, clean.code))
+    with contextlib.suppress(
+        OSError
+    ):  # a terminal that was closed reads nothing; the code says it all the same
+        if isinstance(clean, Interrupted):
+            screen.print(pages.interrupted(clean.problems))
+        elif not json:
+            screen.print(pages.problems(clean.problems, clean.code))
     return clean.exit_code
 
 

@@ -171,6 +171,14 @@ def train(
     resume: Annotated[
         bool, Parameter(name="--resume", help="Go on from the newest whole checkpoint.", show_default=False)
     ] = False,
+    resume_anyway: Annotated[
+        bool,
+        Parameter(
+            name="--resume-anyway",
+            help="Go on though recipe, data, model or libraries are others than when the run began.",
+            show_default=False,
+        ),
+    ] = False,
     stop_after: Annotated[
         int | None, Parameter(name="--stop-after", help="Save after N steps and exit 130, resumable.")
     ] = None,
@@ -190,7 +198,9 @@ def train(
         raise UserError.at("--stop-after", f"must be at least 1, got {stop_after}", "try --stop-after 10")
     chosen = load(recipe, overrides)
     with reporting() as reporter:
-        done = run.train(chosen, resume=resume, stop_after=stop_after, reporter=reporter)
+        done = run.train(
+            chosen, resume=resume, anyway=resume_anyway, stop_after=stop_after, reporter=reporter
+        )
     report = read_report(RunFolder(Path(done.run)))
 
     def page(document: Document) -> object:

@@ -1,8 +1,6 @@
-"""Checkpoints that are whole or absent: staged beside, summed, flushed, renamed; then `latest` moves.
+"""What a checkpoint holds, and its files: safetensors and JSON under a manifest of sha256 sums. Nothing is unpickled.
 
-    checkpoints/step-00000005/ weights.safetensors optimizer.safetensors state.json manifest.json
-    checkpoints/latest         the name of the newest; a hint only: the newest that verifies is resumed
-safetensors and JSON alone: nothing is ever unpickled.
+step-00000005/ weights.safetensors optimizer.safetensors state.json manifest.json
 """
 
 from __future__ import annotations
@@ -10,10 +8,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
-import shutil
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,9 @@ from torch import Tensor, nn
 from tunesmith.engine.faults import visit
 from tunesmith.engine.paged import page_again
 from tunesmith.errors import CheckpointError
-from tunesmith.folder import let_read, write_atomically
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
 RANDOM, METHOD = "random_state", "method|"  # beside the optimiser's own tensors
 WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
     "weights.safetensors",
@@ -38,92 +35,46 @@ WEIGHTS, OPTIMIZER, STATE, MANIFEST = (
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything exact resume needs. Tensors are those of the live objects until they are written."""
+    """All that exact resume needs. Tensors are those of the live objects until they are copied or written."""
 
     step: int
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     method: Mapping[str, Tensor]
-    random_state: Tensor
+    random_state: Mapping[str, Tensor]
     state: Mapping[str, Any]
 
+    @property
+    def bytes(self) -> int:
+        """Size of its tensors."""
+        parts = (self.weights, self.optimizer, self.method)
+        return sum(tensor.nbytes for part in parts for tensor in part.values())
 
-@dataclass(frozen=True, slots=True)
-class CheckpointStore:
-    """The checkpoints of a run; keeps the newest `keep`, and the best one where a best is asked for."""
-
-    folder: Path
-    keep: int
-
-    def save(self, snapshot: Snapshot, best_step: int | None) -> tuple[Path, int]:
-        """Commit a snapshot; returns its folder and size in bytes. OSError leaves what was there untouched."""
-        final = self.folder / f"step-{snapshot.step:08d}"
-        if final.exists() and not verify(final):
-            return final, _size(final)
-        staging = self.folder / f".staging-{final.name}"
-        shutil.rmtree(staging, ignore_errors=True)
-        try:
-            staging.mkdir(parents=True)
-            _write(staging, snapshot)
-            visit("save_rename")
-            if final.exists():
-                shutil.rmtree(final)
-            os.replace(staging, final)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        _flush(self.folder)
-        visit("save_latest")
-        write_atomically(self.folder / "latest", final.name + "\n")
-        visit("save_rotate")
-        self._rotate(final, best_step)
-        return final, _size(final)
-
-    def _rotate(self, newest: Path, best_step: int | None) -> None:
-        """Delete older checkpoints, but only once the newest is known to be whole."""
-        if verify(newest):
-            return
-        kept = set(self.steps()[-self.keep :]) | {best_step}
-        for step in self.steps():
-            if step not in kept:
-                shutil.rmtree(self.folder / f"step-{step:08d}", ignore_errors=True)
-
-    def steps(self) -> list[int]:
-        """Steps of all committed checkpoints, oldest first, whole or not."""
-        names = [path.name for path in self.folder.glob("step-*") if path.name[5:].isdigit()]
-        return sorted(int(name[5:]) for name in names)
-
-    def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that verifies, by step, and why newer ones were passed over."""
-        passed_over: list[str] = []
-        for step in reversed(self.steps()):
-            path = self.folder / f"step-{step:08d}"
-            fault = verify(path)
-            if fault is None:
-                return path, passed_over
-            passed_over.append(f"{path.name}: {fault}")
-        return None, passed_over
+    def copied(self) -> Snapshot:
+        """The same in memory of its own, on the processor: what training does next no longer changes it."""
+        parts = (self.weights, self.optimizer, self.method)
+        weights, optimizer, method = (
+            {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in part.items()}
+            for part in parts
+        )
+        return replace(self, weights=weights, optimizer=optimizer, method=method)
 
 
-def _write(staging: Path, snapshot: Snapshot) -> None:
+def write(folder: Path, snapshot: Snapshot) -> None:
+    """Fill an empty folder. OSError (or safetensors' own, see `cause_of`) where the disk does not take it."""
     visit("save_weights")
-    save_file(_plain(snapshot.weights), staging / WEIGHTS)
+    save_file(_plain(snapshot.weights), folder / WEIGHTS)
     visit("save_optimizer")
-    kept = {**snapshot.optimizer, RANDOM: snapshot.random_state}
+    kept = dict(snapshot.optimizer)
+    kept |= {f"{RANDOM}|{name}": tensor for name, tensor in snapshot.random_state.items()}
     kept |= {f"{METHOD}{name}": tensor for name, tensor in snapshot.method.items()}
-    save_file(_plain(kept), staging / OPTIMIZER)
+    save_file(_plain(kept), folder / OPTIMIZER)
     visit("save_state")
     state = {"schema": SCHEMA, "step": snapshot.step, **snapshot.state}
-    (staging / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
     visit("save_manifest")
-    sums = {name: _sha256(staging / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
-    (staging / MANIFEST).write_text(
-        json.dumps({"schema": SCHEMA, "sha256": sums}, indent=1), encoding="utf-8"
-    )
-    let_read(staging)
-    for path in staging.iterdir():
-        _flush(path)
-    _flush(staging)
+    sums = {name: _sha256(folder / name) for name in (WEIGHTS, OPTIMIZER, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "sha256": sums}, indent=1), encoding="utf-8")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,7 +86,7 @@ def verify(folder: Path) -> str | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         sums = manifest["sha256"]
-        if manifest["schema"] != SCHEMA:
+        if manifest["schema"] not in READABLE:
             return f"written by another version (schema {manifest['schema']})"
         for name in (WEIGHTS, OPTIMIZER, STATE):
             if _sha256(folder / name) != sums[name]:
@@ -148,19 +99,29 @@ def verify(folder: Path) -> str | None:
 
 
 def read(folder: Path) -> Snapshot:
-    """A verified checkpoint's content."""
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    """A verified checkpoint's content, of this schema or an older one."""
+    state = read_state(folder)
     tensors = load_file(folder / OPTIMIZER)
-    random_state = tensors.pop(RANDOM)
+    random = {key: tensors.pop(key) for key in list(tensors) if key.partition("|")[0] == RANDOM}
     method = {name: tensors.pop(name) for name in list(tensors) if name.startswith(METHOD)}
     return Snapshot(
         state["step"],
         load_file(folder / WEIGHTS),
         tensors,
         {name.removeprefix(METHOD): tensor for name, tensor in method.items()},
-        random_state,
+        {key.partition("|")[2] or "cpu": tensor for key, tensor in random.items()},
         state,
     )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Its JSON part, as this version writes it."""
+    state: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if state["schema"] == 1:  # before steps were watched: skipped ones were counted, evaluations always done
+        bad = state["progress"].pop("bad_in_a_row")
+        first = state["step"] - bad + 1
+        state["progress"] |= {"evaluated_step": state["step"], "watch": {"bad": [*range(first, first + bad)]}}
+    return state
 
 
 def optimizer_tensors(
@@ -203,26 +164,21 @@ def restore_weights(
             parameter.copy_(weights[name])
 
 
-def is_disk_full(error: OSError | Exception) -> bool:
-    """Whether an error of a write means that the disk (or quota) is full; safetensors gives text, not a number."""
-    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-    return (
-        getattr(error, "errno", None) in full or "os error 28" in str(error) or "No space left" in str(error)
-    )
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
+_AGAIN = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
+
+
+def cause_of(error: BaseException) -> str | None:
+    """Why a write failed: disk full, not writable, gone, unsteady (worth another try); None: not the disk's fault."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):
+        number = int(found[1])  # safetensors gives text
+    causes = {"disk full": _FULL, "not writable": _REFUSED, "gone": _GONE, "unsteady": _AGAIN}
+    return next((cause for cause, numbers in causes.items() if number in numbers), None)
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())

@@ -1,6 +1,6 @@
 """The loop: step k of the plan, then evaluate and save where due, until the budget, an early stop or a signal.
 
-resume? -> ( step -> gate -> report -> [evaluate] -> [save] )* -> final save
+resume? -> dry run -> ( [evaluate] -> [save] -> step: gradient -> judge -> update | skip | go back )* -> final save
 """
 
 from __future__ import annotations
@@ -8,81 +8,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from tunesmith.data.loader import StepPlan
-from tunesmith.data.samples import SampleSet
-from tunesmith.engine import checkpoint
-from tunesmith.engine.checkpoint import CheckpointStore, Snapshot
+from tunesmith.data.samples import Sample, SampleSet
+from tunesmith.engine.dry_run import rehearse
 from tunesmith.engine.faults import visit
+from tunesmith.engine.keeping import Keeper
+from tunesmith.engine.naming import name_rows
 from tunesmith.engine.optim import make_optimizer, rate, set_rate
-from tunesmith.engine.step import Stepper, StepResult, SummedLoss
-from tunesmith.engine.world import StopRequest, peak_bytes, stop_on_signals
-from tunesmith.errors import CheckpointError, DiskFullError, DivergedError, TunesmithError
-from tunesmith.events import Evaluated, Reporter, Rescued, Saved, Started, Stepped
-from tunesmith.recipe import Recipe, steps_of
-from tunesmith.tuning.method import Hooks, Method, Moments, Schedule, TunedModel
+from tunesmith.engine.progress import FitResult, Progress, Settings, limits_of
+from tunesmith.engine.rescue import Limits, judge
+from tunesmith.engine.stall import Pulse, watched
+from tunesmith.engine.step import HalfMoved, Stepper, StepResult, SummedLoss
+from tunesmith.engine.store import CheckpointStore
+from tunesmith.engine.world import LetGo, StopRequest, peak_bytes, stop_on_signals
+from tunesmith.errors import DivergedError, DoesNotFitError, TunesmithError, UserError
+from tunesmith.events import Evaluated, Reporter, Rescued, Started, Stepped
+from tunesmith.recipe import Recipe
+from tunesmith.tuning.method import Method, Moments, TunedModel
 
-HeldOut = Callable[[], tuple[float, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the plan resolved: rate, precision, micro-batch, schedule of evaluations and saves (in steps)."""
-
-    lr: float
-    bf16: bool
-    micro_tokens: int
-    evaluate_every: int
-    save_every: int
-    stop_after: int | None = None
-    schedule: Schedule | None = None
-    """Rate of each step, in place of the recipe's."""
-    enough: Callable[[Stepped], bool] | None = None
-    """Ends the run after a step that says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where the loop stands; saved with every checkpoint. Totals are of all finite steps so far."""
-
-    step: int = 0
-    tokens: int = 0
-    targets: int = 0
-    seconds: float = 0.0
-    bad_in_a_row: int = 0
-    micro_tokens: int = 0
-    best_loss_nats: float | None = None
-    best_step: int | None = None
-    without_best: int = 0
-    early_stopped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FitResult:
-    """How the loop ended: done, stopped (early) or interrupted (resumable)."""
-
-    status: str
-    progress: Progress
-    interrupted_by: str | None = None
-
-
-def settings_of(
-    recipe: Recipe, steps: int, *, lr: float, bf16: bool, micro_tokens: int, stop_after: int | None
-) -> Settings:
-    """Shares of the run, as steps."""
-    return Settings(
-        lr,
-        bf16,
-        micro_tokens,
-        steps_of(recipe.evaluation.every, steps),
-        steps_of(recipe.checkpoint.every, steps),
-        stop_after,
-    )
+# The held-out loss and its targets; asked to breathe between micro-batches.
+HeldOut = Callable[[Callable[[], None]], tuple[float, int]]
 
 
 def fit(
@@ -93,37 +41,43 @@ def fit(
     steps: StepPlan,
     recipe: Recipe,
     settings: Settings,
-    store: CheckpointStore,
+    store: CheckpointStore | None,
     identity: dict[str, Any],
     reporter: Reporter,
     held_out: HeldOut | None,
 ) -> FitResult:
-    """Train to the end of `steps`, from the newest whole checkpoint; the model ends with its final weights."""
+    """Train to the end of `steps`, from the newest whole checkpoint; the model ends with its final weights.
+
+    Without a store nothing is kept.
+    """
     betas = (0.9, 0.95) if recipe.objective == "pretrain" else (0.9, 0.999)
     optimizer = make_optimizer(method.parameter_groups(tuned, recipe.optim), betas, recipe.optim.optimizer)
     hooks = method.hooks(tuned, Moments(optimizer))
-    stepper = Stepper(
-        tuned, optimizer, hooks, summed_loss,
-        packing=recipe.data.packing, autocast=settings.bf16, grad_clip=recipe.optim.grad_clip,
-    )  # fmt: skip
-    loop = _Loop(
-        tuned, optimizer, hooks, stepper, sources, steps, recipe, settings, store, identity, reporter, held_out
-    )  # fmt: skip
-    progress, resumed_from = loop.restore()
-    hooks.on_start()
-    reporter.event(Started(step=progress.step, steps=len(steps), resumed_from=resumed_from))
-    tuned.model.train()
-    with stop_on_signals() as request:
-        result = loop.run(progress, request)
+    keeper = Keeper(tuned, optimizer, hooks, store, identity, reporter)
+    with stop_on_signals() as request, watched(recipe.rescue.stall_minutes, reporter) as pulse:
+
+        def breathe() -> None:
+            pulse.beat("computing a micro-batch")
+            request.breathe()
+
+        stepper = Stepper(
+            tuned, optimizer, hooks, summed_loss, packing=recipe.data.packing, autocast=settings.bf16,
+            grad_clip=recipe.optim.grad_clip, breathe=breathe,
+        )  # fmt: skip
+        progress, resumed_from = keeper.restore(Progress(micro_tokens=settings.micro_tokens), settings.anyway)
+        hooks.on_start()
+        reporter.event(Started(step=progress.step, steps=len(steps), resumed_from=resumed_from))
+        tuned.model.train()
+        loop = _Loop(
+            stepper, keeper, sources, steps, recipe, settings, reporter, held_out, request, pulse,
+            progress.step, limits_of(recipe, searching=settings.schedule is not None),
+        )  # fmt: skip
+        with keeper.finishing():
+            result = loop.run(loop.rehearsed(progress))
     hooks.on_end()
     tuned.model.eval()
-    if (
-        result.status != "interrupted"
-        and recipe.evaluation.early_stop
-        and result.progress.best_step is not None
-    ):
-        best = store.folder / f"step-{result.progress.best_step:08d}"
-        loop.restore_weights(checkpoint.read(best), best)
+    if result.status != "interrupted" and recipe.evaluation.early_stop:
+        keeper.restore_best(result.progress.best_step)
     return result
 
 
@@ -137,180 +91,214 @@ def _failing_at(step: int) -> Iterator[None]:
         raise
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Loop:
-    tuned: TunedModel
-    optimizer: torch.optim.Optimizer
-    hooks: Hooks
     stepper: Stepper
+    keeper: Keeper
     sources: Sequence[SampleSet]
     steps: StepPlan
     recipe: Recipe
     settings: Settings
-    store: CheckpointStore
-    identity: dict[str, Any]
     reporter: Reporter
     held_out: HeldOut | None
+    request: StopRequest
+    pulse: Pulse
+    begun_at: int
+    limits: Limits
+    half_moved: bool = False  # once is an accident, twice is too little memory
 
-    def restore(self) -> tuple[Progress, str | None]:
-        """Continue from the newest checkpoint that verifies; newer broken ones are named and left alone."""
-        path, passed_over = self.store.newest()
-        for fault in passed_over:
-            action = f"resume from {path.name}" if path else "start from the beginning"
-            self.reporter.event(Rescued(step=0, reason=f"checkpoint passed over: {fault}", action=action))
-        if path is None:
-            return Progress(micro_tokens=self.settings.micro_tokens), None
-        snapshot = checkpoint.read(path)
-        changed = [
-            key for key, value in self.identity.items() if snapshot.state["identity"].get(key) != value
-        ]
-        if changed:
-            raise CheckpointError.at(
-                str(path),
-                f"was made with another {', '.join(changed)}",
-                "resume with what it was made with, or start anew: output=NEW",
+    def rehearsed(self, progress: Progress) -> Progress:
+        """With micro-batches that the worst step of this run fits into."""
+        if not self.settings.dry_run or progress.step == len(self.steps):
+            return progress
+        asked = progress.micro_tokens
+        with _failing_at(0):
+            tokens = rehearse(
+                self.stepper,
+                self.sources,
+                self.steps,
+                asked,
+                self.settings.state_bytes,
+                self.settings.held_out,
             )
-        self.restore_weights(snapshot, path)
-        checkpoint.restore_optimizer(self.optimizer, self.tuned.trainable, snapshot.optimizer)
-        torch.set_rng_state(snapshot.random_state)
-        return Progress(**snapshot.state["progress"]), path.name
+        if tokens != asked:
+            action = (
+                f"micro-batches of {tokens} tokens instead of {asked}, in every step; {self._next_to_try()}"
+            )
+            reason = "out of memory in a trial of the largest batch, before the first step"
+            self.reporter.event(Rescued(step=progress.step, reason=reason, action=action))
+        return replace(progress, micro_tokens=tokens)
 
-    def restore_weights(self, snapshot: Snapshot, path: Path) -> None:
-        """The method's state first: it may change which tensors there are."""
-        self.hooks.load_state_dict({**snapshot.state["method"], **snapshot.method})
-        checkpoint.restore_weights(self.tuned.trainable, snapshot.weights, path)
+    def _next_to_try(self) -> str:
+        checkpointed = self.recipe.compute.checkpointing == "full"
+        way = "tuning.base=nf4" if checkpointed else "compute.checkpointing=full"
+        return f"nothing is lost but speed; to have it back: {way}"
 
-    def run(self, progress: Progress, request: StopRequest) -> FitResult:
+    def run(self, progress: Progress) -> FitResult:
         """Steps until the end; saves where due, and whenever the loop is left in good order."""
         total = len(self.steps)
-        while progress.step < total and not progress.early_stopped:
-            with _failing_at(progress.step + 1):
-                progress = self._step(progress)
-                last = progress.step == total
-                if self.held_out and (last or progress.step % self.settings.evaluate_every == 0):
-                    progress = self._evaluate(progress)
-                stop = request.reason or (
-                    "--stop-after" if progress.step == self.settings.stop_after else None
-                )
-                new_best = (
-                    self.recipe.evaluation.early_stop is not None and progress.best_step == progress.step
-                )
-                if (
-                    last
-                    or stop
-                    or new_best
-                    or progress.early_stopped
-                    or progress.step % self.settings.save_every == 0
-                ):
-                    self._save(progress, must=bool(last or stop or new_best or progress.early_stopped))
-                if stop and not last:
-                    return FitResult("interrupted", progress, stop)
-        return FitResult("stopped" if progress.early_stopped else "done", progress)
+        while True:
+            with _failing_at(min(progress.step + 1, total)):
+                try:
+                    progress = self._evaluated(progress)
+                    ended = progress.step == total or progress.early_stopped
+                    stop = self._asked_to_stop(progress)
+                    self._save(progress, ended or stop is not None)
+                    if ended:
+                        return FitResult("stopped" if progress.early_stopped else "done", progress)
+                    if stop is not None:
+                        return FitResult("interrupted", progress, stop)
+                    progress = self._step(progress)
+                except LetGo:  # nothing of the step or evaluation counts
+                    self.stepper.tuned.model.train()
+                    if progress.step:
+                        self.keeper.save(progress, must=True)
+                    return FitResult("interrupted", progress, self.request.reason)
+
+    def _asked_to_stop(self, progress: Progress) -> str | None:
+        if progress.step == self.settings.stop_after and progress.step > self.begun_at:
+            return self.request.reason or "--stop-after"
+        return self.request.reason
+
+    def _save(self, progress: Progress, leaving: bool) -> None:
+        new_best = self.recipe.evaluation.early_stop is not None and progress.best_step == progress.step
+        due = progress.step % self.settings.save_every == 0 and not progress.watch.leaves_out(progress.step)
+        if progress.step and (leaving or new_best or due):
+            self.pulse.beat("saving")
+            self.keeper.save(progress, must=leaving or new_best)
+        else:
+            self.keeper.settle(progress.step)
+
+    # --- a step ---
 
     def _step(self, progress: Progress) -> Progress:
-        began = time.perf_counter()
         number = progress.step + 1
+        if progress.watch.leaves_out(number):
+            return replace(progress, step=number)
+        self.pulse.beat("taking a step", number)
+        began = time.perf_counter()
         samples = self.steps.samples(self.sources, progress.step)
-        targets, tokens = (
-            int(self.steps.step_targets[progress.step]),
-            int(self.steps.step_tokens[progress.step]),
-        )
-        lr = self.hooks.rate(number, len(self.steps), self._scheduled)
-        set_rate(self.optimizer, lr)
+        lr = self.stepper.hooks.rate(number, len(self.steps), self._scheduled) * progress.watch.lr_scale
+        set_rate(self.stepper.optimizer, lr)
         weight = float(self.steps.step_weights[progress.step])
-        result = self.stepper.take(number, samples, weight, progress.micro_tokens)
-        visit("stepped")
-        seconds = time.perf_counter() - began
+        try:
+            result = self.stepper.take(
+                number, samples, weight, progress.micro_tokens,
+                lambda loss, norm: judge(progress.watch, number, loss, norm, self.limits),
+            )  # fmt: skip
+        except HalfMoved as error:
+            cause = error
+        else:
+            visit("stepped")
+            return self._after(progress, samples, result, lr, time.perf_counter() - began)
+        return self._again_after(cause, progress)
+
+    def _after(
+        self, progress: Progress, samples: Sequence[Sample], result: StepResult, lr: float, seconds: float
+    ) -> Progress:
+        """Tell of a step, and draw its consequences."""
+        step, judgement = progress.step, result.judgement
+        tokens, targets = int(self.steps.step_tokens[step]), int(self.steps.step_targets[step])
         stepped = Stepped(
-            step=number, loss_nats=result.loss_nats, grad_norm=result.grad_norm, lr=lr, targets=targets,
+            step=step + 1, loss_nats=result.loss_nats, grad_norm=result.grad_norm, lr=lr, targets=targets,
             tokens=tokens, seconds=seconds, peak_bytes=peak_bytes(), finite=result.finite,
         )  # fmt: skip
         self.reporter.event(stepped)
-        self._say_what_was_rescued(number, progress, result, [sample.address for sample in samples])
+        if result.micro_tokens != progress.micro_tokens:
+            fewer = f"micro-batches of {result.micro_tokens} tokens instead of {progress.micro_tokens}"
+            self.reporter.event(Rescued(step=step + 1, reason="out of memory", action=f"{fewer}; same step"))
         done = replace(
-            progress, step=number, seconds=progress.seconds + seconds, micro_tokens=result.micro_tokens,
+            progress, step=step + 1, seconds=progress.seconds + seconds, micro_tokens=result.micro_tokens,
+            watch=judgement.watch,
             early_stopped=self.settings.enough is not None and self.settings.enough(stepped),
         )  # fmt: skip
-        if result.finite:
-            return replace(done, tokens=done.tokens + tokens, targets=done.targets + targets, bad_in_a_row=0)
-        if progress.bad_in_a_row + 1 >= self.recipe.rescue.max_bad_steps:
-            raise DivergedError.at(
-                f"step {number}",
-                f"{progress.bad_in_a_row + 1} steps in a row without a finite loss and gradient",
-                "lower optim.lr, or look at the rows named in events.jsonl; resume goes back to the last checkpoint",
-            )
-        return replace(done, bad_in_a_row=progress.bad_in_a_row + 1)
+        match judgement.verdict:
+            case "take":
+                return replace(done, tokens=done.tokens + tokens, targets=done.targets + targets)
+            case "skip":
+                self._tell(done.step, judgement.reason, "step skipped, nothing changed", samples)
+                return done
+            case "rewind" | "lower":
+                return self._go_back(done, result, samples)
+            case "stop":
+                raise self._diverged(done.step, result)
+
+    def _go_back(self, done: Progress, result: StepResult, samples: Sequence[Sample]) -> Progress:
+        judgement = result.judgement
+        found = self.keeper.go_back(judgement, done.step, done.seconds)
+        if found is None:
+            raise self._diverged(done.step, result)
+        progress, rewind = found
+        action = f"back to step {rewind.back_to}"
+        if rewind.left_out:
+            first, last = rewind.left_out
+            samples = [s for at in range(first - 1, last) for s in self.steps.samples(self.sources, at)]
+            action += f"; the rows of steps {first} to {last} are left out"
+        if judgement.verdict == "lower":
+            action += f"; from here on {rewind.lr_scale:g} times the learning rate"
+        self._tell(done.step, judgement.reason, action, samples)
+        self.stepper.tuned.model.train()
+        return progress
+
+    def _tell(self, step: int, reason: str, action: str, samples: Sequence[Sample]) -> None:
+        named = name_rows(self.stepper, samples, self.settings.text_of)
+        self.reporter.event(
+            Rescued(step=step, reason=reason, action=action, rows=named.rows, texts=named.texts)
+        )
+
+    def _diverged(self, step: int, result: StepResult) -> UserError:
+        watch = result.judgement.watch
+        row = f", {len(watch.bad)} steps in a row" if len(watch.bad) > 1 else ""
+        tried = f"; went back {watch.rewinds} times before" if watch.rewinds else ""
+        return DivergedError.at(
+            f"step {step}",
+            f"{result.judgement.reason}{row}{tried}",
+            "lower optim.lr, or look at the rows named in events.jsonl; --resume goes back to the last checkpoint",
+        )
+
+    def _again_after(self, cause: HalfMoved, progress: Progress) -> Progress:
+        """Memory ran out within the optimiser: what it left is thrown away, and the newest checkpoint taken up."""
+        again = self.keeper.newest(progress.step + 1) if not self.half_moved else None
+        if again is None:
+            what = "out of memory in the optimiser's own step: its moments do not fit beside the weights"
+            fix = "set optim.optimizer: adamw_8bit, or tune fewer parameters"
+            raise DoesNotFitError.at("optim.optimizer", what, fix) from cause
+        self.half_moved = True
+        self.stepper.optimizer.zero_grad(set_to_none=True)
+        action = f"back to the checkpoint of step {again.step}, which is whole"
+        reason = "out of memory in the optimiser's step"
+        self.reporter.event(Rescued(step=progress.step + 1, reason=reason, action=action))
+        return again
 
     def _scheduled(self, step: int, steps: int) -> float:
         if self.settings.schedule is not None:
             return self.settings.schedule(step, steps)
         return rate(step, steps, self.settings.lr, self.recipe.optim)
 
-    def _say_what_was_rescued(
-        self, step: int, progress: Progress, result: StepResult, rows: list[str]
-    ) -> None:
-        if result.micro_tokens != progress.micro_tokens:
-            action = (
-                f"micro-batches of {result.micro_tokens} tokens instead of {progress.micro_tokens}; same step"
-            )
-            self.reporter.event(Rescued(step=step, reason="out of memory", action=action))
-        if not result.finite:
-            reason = "loss or gradient is not finite"
-            self.reporter.event(
-                Rescued(step=step, reason=reason, action="step skipped, nothing changed", rows=tuple(rows))
-            )
+    # --- an evaluation ---
 
-    def _evaluate(self, progress: Progress) -> Progress:
-        assert self.held_out is not None
+    def _evaluated(self, progress: Progress) -> Progress:
+        """With the held-out loss, where it is due at this step."""
+        step = progress.step
+        due = step == len(self.steps) or step % self.settings.evaluate_every == 0
+        if self.held_out is None or step == 0 or not due or progress.evaluated_step == step:
+            return progress
         visit("evaluate")
+        self.pulse.beat("evaluating")
         began = time.perf_counter()
-        self.tuned.model.eval()
-        loss, targets = self.held_out()
-        self.tuned.model.train()
+        self.stepper.tuned.model.eval()
+        loss, targets = self.held_out(self._breathe_evaluating)
+        self.stepper.tuned.model.train()
         best = progress.best_loss_nats is None or loss < progress.best_loss_nats
         seconds = time.perf_counter() - began
-        self.reporter.event(
-            Evaluated(step=progress.step, loss_nats=loss, targets=targets, seconds=seconds, best=best)
-        )
+        self.reporter.event(Evaluated(step=step, loss_nats=loss, targets=targets, seconds=seconds, best=best))
+        done = replace(progress, evaluated_step=step)
         if best:
-            return replace(progress, best_loss_nats=loss, best_step=progress.step, without_best=0)
-        waited = progress.without_best + 1
-        patience = self.recipe.evaluation.early_stop
-        return replace(
-            progress, without_best=waited, early_stopped=patience is not None and waited >= patience
-        )
+            return replace(done, best_loss_nats=loss, best_step=step, without_best=0)
+        waited, patience = progress.without_best + 1, self.recipe.evaluation.early_stop
+        return replace(done, without_best=waited, early_stopped=patience is not None and waited >= patience)
 
-    def _save(self, progress: Progress, must: bool) -> None:
-        """Commit a checkpoint. On a full disk a periodic one is given up and the run goes on; a last one is not."""
-        began = time.perf_counter()
-        method = self.hooks.state_dict()
-        values = {key: value for key, value in method.items() if not torch.is_tensor(value)}
-        snapshot = Snapshot(
-            progress.step,
-            self.tuned.trainable,
-            checkpoint.optimizer_tensors(self.optimizer, self.tuned.trainable),
-            {key: value for key, value in method.items() if torch.is_tensor(value)},
-            torch.get_rng_state(),
-            {"progress": asdict(progress), "identity": self.identity, "method": values},
-        )
-        best = progress.best_step if self.recipe.evaluation.early_stop else None
-        try:
-            path, size = self.store.save(snapshot, best)
-        except Exception as error:
-            if not checkpoint.is_disk_full(error):
-                raise
-            if must:
-                where = str(self.store.folder)
-                raise DiskFullError.at(
-                    where, "no space for the checkpoint", "free space, then --resume"
-                ) from error
-            self.reporter.event(
-                Rescued(
-                    step=progress.step, reason="disk full", action="checkpoint given up, the older one stays"
-                )
-            )
-            return
-        relative = Path(*path.parts[-2:])
-        self.reporter.event(
-            Saved(step=progress.step, path=str(relative), bytes=size, seconds=time.perf_counter() - began)
-        )
+    def _breathe_evaluating(self) -> None:
+        self.pulse.beat("evaluating")
+        visit("held_out")
+        self.request.breathe()

@@ -1,8 +1,8 @@
-"""One optimiser step: micro-batches -> gradient of the step's weighted mean -> finite gate -> update.
+"""One optimiser step: micro-batches -> gradient of the step's weighted mean -> judge -> update.
 
 Loss is the weighted sum over learnt tokens, divided by the step's sum of weights (their count, where each weighs
 1): cutting a step into micro-batches changes nothing.
-A step that is not finite, or does not fit, changes nothing either: no weight, no moment, no count.
+A step that is judged bad, or does not fit, changes nothing either: no weight, no moment, no count.
 """
 
 from __future__ import annotations
@@ -17,20 +17,39 @@ from torch import Tensor, nn
 from tunesmith.data.loader import Batch, batches
 from tunesmith.data.samples import Sample
 from tunesmith.engine.faults import visit
+from tunesmith.engine.rescue import Judgement, Limits, Watch, judge
+from tunesmith.engine.world import LetGo, random_state, set_random_state
 from tunesmith.errors import DoesNotFitError
+from tunesmith.model.memory import give_back, is_out_of_memory
 from tunesmith.tuning.method import Hooks, TunedModel
 
 SummedLoss = Callable[[nn.Module, Batch], Tensor]
+# (loss, gradient norm) -> what becomes of the step
+Judge = Callable[[float, float], Judgement]
+
+
+class HalfMoved(Exception):
+    """Memory ran out within the optimiser: some weights may have moved and others not."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step measured. micro_tokens is what finally fitted."""
+    """What a step measured, and what became of it. micro_tokens is what finally fitted."""
 
     loss_nats: float
     grad_norm: float
-    finite: bool
+    judgement: Judgement
     micro_tokens: int
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are numbers."""
+        return math.isfinite(self.loss_nats) and math.isfinite(self.grad_norm)
+
+
+def only_finite(loss: float, norm: float) -> Judgement:
+    """A judge without a memory: what is not finite is skipped."""
+    return judge(Watch(), 1, loss, norm, Limits(sigmas=None, bad_steps=2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,60 +63,80 @@ class Stepper:
     packing: bool
     autocast: bool
     grad_clip: float | None
+    breathe: Callable[[], None] = lambda: None
+    """Asked between micro-batches; may raise LetGo."""
 
-    def take(self, number: int, samples: Sequence[Sample], weight: float, micro_tokens: int) -> StepResult:
-        """Compute the step's gradient and, if all is finite, update.
+    def take(
+        self,
+        number: int,
+        samples: Sequence[Sample],
+        weight: float,
+        micro_tokens: int,
+        judged: Judge = only_finite,
+    ) -> StepResult:
+        """Compute the step's gradient and, if it is judged well, update.
 
         `number` counts from 1; `weight` is the sum over the learnt tokens of all samples.
+        Raises HalfMoved where memory runs out in the update, LetGo where there is no time for the step.
         """
         visit("step")
         loss, micro_tokens = self._gradient(samples, weight, micro_tokens)
         parameters = [p for p in self.tuned.trainable.values() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if visit("update"):
-            norm = norm * math.nan
-        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
-        if finite:
+        if (factor := visit("update")) != 1.0:
+            loss, norm = loss * factor, norm * factor
+        judgement = judged(loss, float(norm))
+        if judgement.verdict == "take":
             if self.grad_clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
-            self.hooks.before_step(number)
-            self.optimizer.step()
-            self.hooks.after_step(number)
+            self._move(number)
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, float(norm), finite, micro_tokens)
+        return StepResult(loss, float(norm), judgement, micro_tokens)
+
+    def _move(self, number: int) -> None:
+        self.hooks.before_step(number)
+        try:
+            self.optimizer.step()
+            visit("optimizer")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise HalfMoved from error
+        self.hooks.after_step(number)
 
     def _gradient(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> tuple[float, int]:
         """Accumulate the gradient over micro-batches; where memory runs out, begin again with smaller ones."""
-        random_state = torch.get_rng_state()
+        drawn = random_state()
         while True:
             try:
-                return self._accumulate(samples, weight, micro_tokens), micro_tokens
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+                return self.accumulate(samples, weight, micro_tokens), micro_tokens
+            except LetGo:
+                self._forget(drawn)
+                raise
+            except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                longest = max(samples, key=lambda sample: len(sample.input_ids))
-                if micro_tokens <= len(longest.input_ids):
-                    raise DoesNotFitError.at(
-                        longest.address,
-                        f"out of memory with this sample alone ({len(longest.input_ids)} tokens)",
-                        "lower data.max_length, set compute.checkpointing: full, or tune fewer parameters",
-                    ) from error
-                micro_tokens = max(len(longest.input_ids), micro_tokens // 2)
+                micro_tokens = smaller(samples, micro_tokens, error)
             # outside the except block: the traceback would keep the failed graph's tensors alive
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.set_rng_state(random_state)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            self._forget(drawn)
+            give_back()
 
-    def _accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> float:
-        device = next(iter(self.tuned.trainable.values())).device.type
+    def _forget(self, drawn: dict[str, Tensor]) -> None:
+        """Nothing of the attempt stays: no gradient, no draw, nothing that the method saw of it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.hooks.forget_step()
+        set_random_state(drawn)
+
+    def accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> float:
+        """Add the gradient of these samples to what is there; returns their share of the loss."""
         total = torch.zeros((), dtype=torch.float64)
         for batch in batches(samples, micro_tokens, self.packing):
-            poisoned = visit("forward")
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.autocast):
+            self.breathe()
+            factor = visit("forward")
+            with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):
                 loss = self.summed_loss(self.tuned.model, batch) / weight
-            if poisoned:
-                loss = loss * math.nan
+            if factor != 1.0:
+                loss = loss * factor
             visit("backward")
             loss.backward()
             total += loss.detach().cpu()
@@ -107,7 +146,19 @@ class Stepper:
             total += penalty.detach().cpu()
         return float(total)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is computed."""
+        return next(iter(self.tuned.trainable.values())).device
 
-def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has a class for it; the CPU allocator says it in words."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+def smaller(samples: Sequence[Sample], micro_tokens: int, error: Exception) -> int:
+    """Half the micro-batch, but never less than the longest sample. Raises DoesNotFitError where it is that already."""
+    longest = max(samples, key=lambda sample: len(sample.input_ids))
+    if micro_tokens <= len(longest.input_ids):
+        raise DoesNotFitError.at(
+            longest.address,
+            f"out of memory with this sample alone ({len(longest.input_ids)} tokens)",
+            "lower data.max_length, set compute.checkpointing: full, or tune fewer parameters",
+        ) from error
+    return max(len(longest.input_ids), micro_tokens // 2)

@@ -295,10 +295,20 @@ class Checkpoint(Section):
 
 
 class Rescue(Section):
-    """What happens when a step goes wrong."""
+    """What happens when a step goes wrong: skip it; then go back to a good checkpoint; then stop."""
 
     max_bad_steps: Count = 5
-    """Stop after so many steps in a row without a finite loss and gradient; each is skipped."""
+    """So many bad steps in a row are skipped one by one; then the run goes back, and leaves their rows out."""
+    rewinds: Annotated[int, Field(ge=0)] = 3
+    """How often it goes back (with half the rate, where the loss has crept up) before it stops."""
+    sigmas: Annotated[float, Field(gt=0)] | None = 10.0
+    """A loss or gradient norm so many spreads above the median of the last 64 steps is bad; null: only NaN is."""
+    loss: Annotated[float, Field(gt=0)] | None = None
+    """A loss above this many nats is bad."""
+    grad_norm: Annotated[float, Field(gt=0)] | None = None
+    """A gradient norm above this is bad."""
+    stall_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """So long without a sign of life, and what hangs is named."""
 
 
 class Sharding(Section):

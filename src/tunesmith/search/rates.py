@@ -16,7 +16,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +25,6 @@ from tunesmith.events import Event, Reporter, Silent, Stepped
 from tunesmith.recipe import Evaluation, Optim, Recipe, Steps
 
 if TYPE_CHECKING:
-    from tunesmith.engine.checkpoint import CheckpointStore, Snapshot
     from tunesmith.tuning.method import TunedModel
     from tunesmith.work import Work
 
@@ -130,7 +128,7 @@ def find_rate(
         untouched = _untouched(work, tuned, reporter)
         course = _Course(untouched, reporter)
         fit_to_data(
-            work, tuned, method, _forgetful(), course,
+            work, tuned, method, None, course,
             schedule=lambda step, of: low * (high / low) ** ((step - 1) / max(1, of - 1)),
             enough=course.enough,
         )  # fmt: skip
@@ -213,22 +211,6 @@ class _Course:
         """Whether the loss is no number, or has stood far above where it began for three steps."""
         last = [point.gain for point in self.points[-3:]]
         return not stepped.finite or (len(last) == 3 and min(last) > WORSE_BY)
-
-
-def _forgetful() -> CheckpointStore:
-    """A store of checkpoints that keeps none."""
-    from tunesmith.engine.checkpoint import CheckpointStore
-
-    class Forgetful(CheckpointStore):
-        """Begins anew and writes nothing."""
-
-        def save(self, snapshot: Snapshot, best_step: int | None) -> tuple[Path, int]:
-            return self.folder, 0
-
-        def newest(self) -> tuple[Path | None, list[str]]:
-            return None, []
-
-    return Forgetful(Path("nowhere"), 1)
 
 
 @contextmanager

@@ -100,6 +100,10 @@ class Sharing:
 
         return hook
 
+    def forget(self) -> None:
+        """What was seen of this step is computed again."""
+        self._now = {}
+
     def count(self) -> None:
         """After a step that was finite: what it saw is kept."""
         for name, moved in self._now.items():
@@ -240,6 +244,7 @@ class DropTuning:
 
         return Hooks(
             rate=rate,
+            forget_step=sharing.forget,
             after_step=after_step,
             on_end=sharing.look_away,
             state_dict=lambda: {"moved": dict(sharing.moved), "choice": sharing.choice},

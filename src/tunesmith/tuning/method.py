@@ -105,12 +105,14 @@ class Moments:
 class Hooks:
     """Where a method takes part in the loop; `step` counts optimiser steps from 1. Unset: nothing to do.
 
-    `rate` may bend the schedule; a state may hold tensors (top level) and JSON values.
+    `rate` may bend the schedule; a state may hold tensors (top level) and JSON values. `forget_step`: the gradient
+    of a step is computed anew, so what was seen of it so far does not count.
     """
 
     on_start: Callable[[], None] = lambda: None
     rate: Callable[[int, int, Schedule], float] = lambda step, steps, schedule: schedule(step, steps)
     extra_loss: Callable[[], Tensor | None] = lambda: None
+    forget_step: Callable[[], None] = lambda: None
     before_step: Callable[[int], None] = lambda step: None
     after_step: Callable[[int], None] = lambda step: None
     on_end: Callable[[], None] = lambda: None

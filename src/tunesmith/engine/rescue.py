@@ -1,0 +1,230 @@
+"""What to do with a step that looks wrong: a pure function of what was seen before. No torch, no files.
+
+loss, grad norm -> judge ->  take      nothing is wrong
+                             skip      this step changes nothing
+                             rewind    to a checkpoint from before, and leave a window of the data out
+                             lower     to a checkpoint from before, with half the learning rate
+                             stop      nothing of this helped
+Asked before the optimiser moves anything. Medians, because a mean would follow what it should catch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal
+
+Verdict = Literal["take", "skip", "rewind", "lower", "stop"]
+
+WINDOW = 64  # steps that say what is usual
+LEAST = 24  # fewer say nothing
+TOLERATED = 3  # so many values of a window as far out, and it is how these data are
+BEFORE = 2  # steps before the first bad one that are left out with it: one of them may have sown it
+LEAST_RISE_NATS = 1.0  # a loss that rises by less is nobody's emergency, however calm it was before
+LEAST_FACTOR = 10.0  # likewise for gradient norms
+SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fifth of a step's
+RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
+STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
+TINY = 1e-12  # 0 has no logarithm
+NORMAL = 1.4826  # of the median absolute deviation of a normal distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is too much. None: no such limit. `clip` bounds what an update can do, so less is never an outlier."""
+
+    sigmas: float | None = 10.0
+    loss: float | None = None
+    grad_norm: float | None = None
+    clip: float = 1.0
+    bad_steps: int = 5
+    rewinds: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What was seen so far; saved with every checkpoint. Steps count from 1."""
+
+    losses: tuple[float, ...] = ()  # of the last WINDOW finite steps, taken or not
+    norms: tuple[float, ...] = ()
+    bad: tuple[int, ...] = ()  # the present row of skipped steps
+    strange: int = 0  # how many of them were finite: the last ones of losses and norms
+    lowest: float | None = None  # smoothed loss
+    spread: float = 0.0  # of the losses around the lowest
+    rewinds: int = 0
+    lr_scale: float = 1.0
+    left_out: tuple[tuple[int, int], ...] = ()  # first and last step of each window that is not learnt from
+
+    def leaves_out(self, step: int) -> bool:
+        """Whether this step's rows are not learnt from."""
+        return any(first <= step <= last for first, last in self.left_out)
+
+    @property
+    def smoothed(self) -> float | None:
+        """Median of the last losses."""
+        return median(self.losses[-SMOOTH:]) if len(self.losses) >= LEAST else None
+
+    @property
+    def is_good(self) -> bool:
+        """Whether a checkpoint made now is one to go back to (note 001, points 14 and 15).
+
+        Gradient norms under a limit and steady, a loss that has not risen, no bad step just now. (The note's third
+        sign, a loss scale above 0, is for fp16, which is not computed with here.)
+        """
+        logs = _logs(self.norms[-LEAST:])
+        steady = not logs or _sigma(logs) <= STEADY_SIGMA
+        return not self.bad and steady and not _has_risen(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict, why, and what is known from now on. `window`: the steps that are left out after a rewind."""
+
+    verdict: Verdict
+    reason: str
+    watch: Watch
+    window: tuple[int, int] | None = None
+
+
+def judge(watch: Watch, step: int, loss: float, grad_norm: float, limits: Limits) -> Judgement:
+    """What becomes of a step with this loss and gradient norm."""
+    finite = math.isfinite(loss) and math.isfinite(grad_norm)
+    fault = _fault(watch, loss, grad_norm, limits) if finite else "loss or gradient is not finite"
+    seen = _seen(watch, loss, grad_norm) if finite else watch
+    if fault is None:
+        seen = replace(seen, bad=(), strange=0)
+        return _risen(seen, limits) or Judgement("take", "", _with_lowest(seen))
+    seen = replace(seen, bad=(*watch.bad, step), strange=watch.strange + finite)
+    if len(seen.bad) < limits.bad_steps:
+        return Judgement("skip", fault, seen)
+    if watch.rewinds < limits.rewinds:
+        return Judgement("rewind", fault, seen, (max(1, seen.bad[0] - BEFORE), step))
+    if (
+        finite
+    ):  # it has been tried; a finite step is bounded by clipping, and the data may have changed for good
+        return Judgement("take", fault, replace(seen, bad=(), strange=0))
+    return Judgement("stop", fault, seen)
+
+
+def _fault(watch: Watch, loss: float, norm: float, limits: Limits) -> str | None:
+    """Why a finite step is not taken, in words."""
+    if limits.loss is not None and loss > limits.loss:
+        return f"loss {loss:.3g} is above rescue.loss {limits.loss:g}"
+    if limits.grad_norm is not None and norm > limits.grad_norm:
+        return f"gradient norm {norm:.3g} is above rescue.grad_norm {limits.grad_norm:g}"
+    if limits.sigmas is None:
+        return None
+    usual = len(watch.losses) - watch.strange  # the present row says nothing about what is usual
+    losses, norms = watch.losses[:usual], watch.norms[:usual]
+    added = _stands_out(losses, loss, limits.sigmas, LEAST_RISE_NATS)
+    if added and _stands_out(_logs(losses), _log(loss), limits.sigmas, 0.0):  # near 0, tails are long
+        return f"loss {loss:.3g} stands out from the usual {median(losses):.3g}"
+    far = _stands_out(_logs(norms), _log(norm), limits.sigmas, math.log(LEAST_FACTOR))
+    if norm > limits.clip and far:
+        return f"gradient norm {norm:.3g} stands out from the usual {median(norms):.3g}"
+    return None
+
+
+def _log(value: float) -> float:
+    return math.log(max(value, TINY))
+
+
+def _logs(values: Sequence[float]) -> list[float]:
+    return [_log(value) for value in values]
+
+
+def _stands_out(usual: Sequence[float], value: float, sigmas: float, least: float) -> bool:
+    """Far above the median, and not one of several that are."""
+    if len(usual) < LEAST:
+        return False
+    limit = median(usual) + max(sigmas * _sigma(usual), least)
+    return value > limit and sum(other > limit for other in usual) < TOLERATED
+
+
+def _seen(watch: Watch, loss: float, norm: float) -> Watch:
+    losses, norms = (*watch.losses, loss)[-WINDOW:], (*watch.norms, norm)[-WINDOW:]
+    return replace(watch, losses=losses, norms=norms)
+
+
+def _with_lowest(watch: Watch) -> Watch:
+    now = watch.smoothed
+    if now is None or (watch.lowest is not None and now >= watch.lowest):
+        return watch
+    return replace(watch, lowest=now, spread=_sigma(watch.losses))
+
+
+def _has_risen(watch: Watch) -> bool:
+    """Slow divergence: what is usual now is far above what was usual once."""
+    if watch.smoothed is None or watch.lowest is None:
+        return False
+    return watch.smoothed > watch.lowest + max(RISE_SIGMAS * watch.spread, LEAST_RISE_NATS)
+
+
+def _risen(watch: Watch, limits: Limits) -> Judgement | None:
+    if limits.sigmas is None or not _has_risen(watch):
+        return None
+    reason = f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}"
+    return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
+
+
+def _sigma(values: Sequence[float]) -> float:
+    """Spread, as a standard deviation that outliers do not move."""
+    middle = median(values)
+    return NORMAL * median(abs(value - middle) for value in values)
+
+
+# --- going back ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rewind:
+    """A way back that was taken: from a step to a checkpoint, and what is different the second time."""
+
+    begun_at: int
+    back_to: int
+    reason: str
+    left_out: tuple[int, int] | None
+    lr_scale: float
+
+    def applied_to(self, watch: Watch) -> Watch:
+        """What a checkpoint's watch becomes when its run goes on."""
+        windows = watch.left_out + ((self.left_out,) if self.left_out else ())
+        more = watch.rewinds + 1
+        return replace(watch, rewinds=more, lr_scale=self.lr_scale, left_out=windows, bad=(), strange=0)
+
+
+def back(judgement: Judgement, step: int, candidates: Iterable[tuple[int, bool]]) -> Rewind | None:
+    """The way back that a judgement asks for, to one of the checkpoints (step, good).
+
+    To the newest good one before the window; else before the first bad step, and the window begins there; else to
+    the newest of any kind; None where there is none.
+    """
+    first_bad = judgement.watch.bad[0] if judgement.window else step
+    begins = judgement.window[0] if judgement.window else step
+    there = sorted(candidates)
+    wanted = (
+        [at for at, good in there if good and at < begins],
+        [at for at, good in there if good and at < first_bad],
+        [at for at, _ in there if at < first_bad],
+    )
+    chosen = next((found[-1] for found in wanted if found), None)
+    if chosen is None:
+        return None
+    window = (max(begins, chosen + 1), judgement.window[1]) if judgement.window else None
+    scale = judgement.watch.lr_scale * (0.5 if judgement.verdict == "lower" else 1.0)
+    return Rewind(step, chosen, judgement.reason, window, scale)
+
+
+def watch_from_json(value: Mapping[str, Any]) -> Watch:
+    """What `dataclasses.asdict` and JSON made of a watch, bit for bit; what an older one lacks is as at the start."""
+    rows = {key: tuple(value[key]) for key in ("losses", "norms", "bad") if key in value}
+    windows = tuple((first, last) for first, last in value.get("left_out", ()))
+    return Watch(**{**value, **rows, "left_out": windows})
+
+
+def rewind_from_json(value: Mapping[str, Any]) -> Rewind:
+    """The same for a rewind."""
+    window = value["left_out"]
+    return Rewind(**{**value, "left_out": (window[0], window[1]) if window else None})

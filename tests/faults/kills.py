@@ -1,0 +1,208 @@
+"""kill -9 at many random moments of a small run: each goes on and ends like the undisturbed one, bit for bit.
+
+    python -m tests.faults.kills --kills 100 --seed 0
+
+A moment is the n-th visit of a point of the engine (faults.py): chosen by the seed, met exactly, the same everywhere.
+Every fifth run is killed a second time while it goes on. After each kill everything in the folder must be readable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from tests.folders import make_model, write_rows
+from tunesmith import run
+from tunesmith.engine import faults
+from tunesmith.engine.checkpoint import verify
+from tunesmith.events import read
+from tunesmith.folder import RunFolder, read_json
+from tunesmith.recipe import Recipe, parse
+
+PRELOADED = [
+    "tests.faults.kills", "tunesmith.engine.loop",
+    "transformers.models.llama.modeling_llama", "peft", "peft.tuners.lora.model",
+    "tunesmith.evaluation.evaluate", "tunesmith.evaluation.report", "tunesmith.plan.forecast", "tunesmith.tuning.lora",
+    "tunesmith.data.prepare", "tunesmith.tuning.build", "tunesmith.objectives.language_modelling",
+]  # fmt: skip
+
+
+def recipe(folder: Path) -> Recipe:
+    """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch."""
+    return parse(
+        {
+            "model": str(folder / "model"),
+            "output": str(folder / "run"),
+            "tuning": {"method": "lora", "rank": 2, "dropout": 0.1},
+            "data": {"train": str(folder / "rows.jsonl"), "validation": 3, "max_length": 128},
+            "optim": {"lr": 1e-2, "batch_tokens": 100, "warmup": 2},
+            "compute": {"precision": "fp32", "micro_tokens": 50},
+            "budget": {"epochs": 2},
+            "evaluation": {"every": 3},
+            "checkpoint": {"every": 2, "keep": 2},
+        }
+    )  # fmt: skip
+
+
+def make(folder: Path) -> Path:
+    """A folder with all that the run needs."""
+    folder.mkdir()
+    make_model(folder / "model")
+    write_rows(folder / "rows.jsonl", 16)
+    return folder
+
+
+def elsewhere(folder: Path, fault: str, threads: int = 1) -> int:
+    """The run, or its resumption, in a process of its own; its exit code (negative: the signal that ended it)."""
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOADED)
+    process = server.Process(target=_train, args=(folder, fault, threads))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _train(folder: Path, fault: str, threads: int) -> None:
+    os.environ["TUNESMITH_FAULT"] = fault
+    torch.set_num_threads(threads)
+    run.train(recipe(folder), resume=(folder / "run" / "recipe.yaml").exists())
+    (folder / "visits.json").write_text(json.dumps(faults._visits))
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """All that must be the same: weights, the last checkpoint, scores, ledger; nothing that is time."""
+    there = RunFolder(folder / "run")
+    last = max((path for path in there.checkpoints.glob("step-*")), key=lambda path: path.name)
+    report = read_json(there.report)
+    state = read_json(last / "state.json")
+    state["progress"].pop("seconds")
+    kept = ("status", "before", "after", "test", "forgetting", "ledger", "parameters")
+    return {
+        "adapter": load_file(there.adapter / "adapter_model.safetensors"),
+        "weights": load_file(last / "weights.safetensors"),
+        "optimizer": load_file(last / "optimizer.safetensors"),
+        "state": state,
+        "report": {key: report[key] for key in kept},
+        "steps": sorted({event["step"] for event in read(there.events) if event["kind"] == "stepped"}),
+    }
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What is not the same, bit for bit."""
+    found = []
+    for key, value in one.items():
+        if key in ("adapter", "weights", "optimizer"):
+            same = value.keys() == other[key].keys() and all(
+                torch.equal(value[n], other[key][n]) for n in value
+            )
+        else:
+            same = value == other[key]
+        if not same:
+            found.append(key)
+    return found
+
+
+def unreadable(folder: Path) -> list[str]:
+    """What a kill has left that nobody could use: there must be nothing."""
+    there = folder / "run"
+    bad = [f"{path.name}: {verify(path)}" for path in there.glob("checkpoints/step-*") if verify(path)]
+    for path in there.rglob("*.json"):
+        if not any(part.startswith(".") for part in path.relative_to(there).parts):
+            try:
+                read_json(path)
+            except ValueError as error:
+                bad.append(f"{path.relative_to(there)}: {error}")
+    if (there / "adapter").is_dir():
+        load_file(there / "adapter" / "adapter_model.safetensors")
+    return bad
+
+
+def moments(folder: Path, kills: int, seed: int) -> list[tuple[str, int]]:
+    """Random visits of an undisturbed run, each at most once as long as there are enough."""
+    visits = json.loads((folder / "visits.json").read_text())
+    every = [(point, at) for point, count in sorted(visits.items()) for at in range(1, count + 1)]
+    draw = random.Random(seed)
+    chosen = draw.sample(every, min(kills, len(every)))
+    return chosen + draw.choices(every, k=kills - len(chosen))
+
+
+def try_all(kills: int, seed: int, place: Path) -> tuple[Counter[str], list[str]]:
+    """Kill, look, go on, compare. Returns how often each point was met, and every fault found."""
+    whole = make(place / "whole")
+    assert elsewhere(whole, "report:99:kill") == 0
+    expected = outcome(whole)
+    met: Counter[str] = Counter()
+    wrong: list[str] = []
+    second = random.Random(seed + 1)
+    for number, (point, at) in enumerate(moments(whole, kills, seed)):
+        folder = place / f"kill-{number:03d}"
+        folder.mkdir()
+        shutil.copytree(whole / "model", folder / "model")
+        shutil.copy(whole / "rows.jsonl", folder / "rows.jsonl")
+        plans = [f"{point}:{at}:kill"]
+        if number % 5 == 4:
+            plans.append(f"{second.choice(['step', 'save_weights', 'forward', 'held_out'])}:1:kill")
+        wrong += [f"{number} {word}" for word in _one(folder, plans, expected)]
+        met[point] += 1
+        shutil.rmtree(folder)
+    return met, wrong
+
+
+def _one(folder: Path, plans: list[str], expected: dict[str, Any]) -> list[str]:
+    for plan in plans:
+        code = elsewhere(folder, plan)
+        if code not in (-signal.SIGKILL, 0) or (code == 0 and plan is plans[0]):
+            return [f"{plan}: ended with {code} instead of being killed"]
+        if bad := unreadable(folder):
+            return [f"{plan}: {word}" for word in bad]
+    code = elsewhere(folder, "report:99:kill")
+    if code != 0:
+        return [f"{plans}: going on ended with {code}"]
+    found = differences(_same_paths(expected), _same_paths(outcome(folder)))
+    return [f"{plans}: {key} differs" for key in found]
+
+
+def _same_paths(found: dict[str, Any]) -> dict[str, Any]:
+    """Addresses and fingerprints name the folder a run stands in; here there are many, of the same files."""
+    text = json.dumps({"state": found["state"]["progress"], "method": found["state"]["method"]})
+    return {**found, "state": text, "report": {k: v for k, v in found["report"].items() if k != "ledger"}}
+
+
+def main() -> int:
+    """Try, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as place:
+        met, wrong = try_all(asked.kills, asked.seed, Path(place))
+    print("| point | kills |\n|---|---:|")
+    for point in faults.POINTS:
+        if met[point]:
+            print(f"| {point} | {met[point]} |")
+    print(
+        f"\n{sum(met.values())} kills, seed {asked.seed}: {len(wrong)} faults, {time.monotonic() - began:.0f} s"
+    )
+    for word in wrong:
+        print(word)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,24 @@
+"""kill -9 at random moments of a whole run (rows 1 to 4): eight in the fast tests, a hundred in all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kills import try_all
+
+
+# mutation tried: the generator's state not restored; `adapter` written in place; keep = 0 checkpoints after a kill
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
+    met, wrong = try_all(100, 0, tmp_path)
+    assert wrong == []
+    assert sum(met.values()) == 100
+
+
+@pytest.mark.slow
+def test_four_kills_of_another_seed_lose_nothing(tmp_path: Path) -> None:
+    _, wrong = try_all(4, 7, tmp_path)
+    assert wrong == []
