@@ -25,7 +25,7 @@ from tunesmith.errors import (
     TunesmithError,
 )
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, open_run, read_json, staged, write_atomically, write_json
+from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
 from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
 from tunesmith.recipe import Recipe, dump
 from tunesmith.resuming import (
@@ -45,7 +45,15 @@ from tunesmith.suited import (
     require_suited_parts,
 )
 from tunesmith.tracking.start import following
-from tunesmith.work import Work, base_of, evaluated_in_pieces, fit_to_data, surroundings_of, tune
+from tunesmith.work import (
+    Work,
+    base_of,
+    evaluated_in_pieces,
+    fit_to_data,
+    save_trained,
+    surroundings_of,
+    tune,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +68,6 @@ if TYPE_CHECKING:
     from tunesmith.plan.choice import RunShape
     from tunesmith.plan.device import Device
     from tunesmith.plan.worst import Worst
-    from tunesmith.tuning.method import Method, TunedModel
 
 
 __all__ = [
@@ -390,7 +397,7 @@ def _train(
     after = test = None
     if finished:
         visit("trained")
-        _save(work, folder, tuned, method)
+        save_trained(work, folder, tuned, method)
         visit("after")
         after = _scores(tuned.model, work, folder, "after", reporter)
         test = _scores(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
@@ -402,27 +409,6 @@ def _train(
     seconds = time.perf_counter() - began
     reporter.event(Finished(step=fitted.progress.step, status=fitted.status, seconds=seconds))
     return Outcome(str(folder.path), fitted.status, fitted.progress.step, str(folder.report))
-
-
-def _save(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:
-    """What was trained, with its tokenizer and template, so that plain transformers or PEFT loads it.
-
-    Whole or absent: a folder that is there is one that can be used.
-    """
-    from tunesmith.model.forward import causal_lm
-    from tunesmith.model.load import DTYPES, save_model, save_tokenizer
-    from tunesmith.tuning.methods import METHODS
-
-    whole = METHODS[work.recipe.tuning.method].can.whole
-    with staged(folder.model if whole else folder.adapter) as staging:
-        if whole:
-            save_model(
-                causal_lm(tuned.model), work.tokenizer, work.template, staging, DTYPES[work.plan.precision]
-            )
-        else:
-            method.save(tuned, staging)
-            save_tokenizer(work.tokenizer, work.template, staging)
-        visit("kept")
 
 
 def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from tunesmith.engine.faults import visit
 from tunesmith.events import Reporter, Rescued, Stepped
+from tunesmith.folder import RunFolder, staged
 from tunesmith.opened import base_model
 from tunesmith.recipe import Recipe
 
@@ -163,6 +165,27 @@ def _held_out(work: Work, tuned: TunedModel, rows: SampleSet, reporter: Reporter
         return found.loss_nats, sum(found.targets)
 
     return held_out
+
+
+def save_trained(work: Work, folder: RunFolder, tuned: TunedModel, method: Method) -> None:
+    """What was trained, with its tokenizer and template, so that plain transformers or PEFT loads it.
+
+    Whole or absent: a folder that is there is one that can be used.
+    """
+    from tunesmith.model.forward import causal_lm
+    from tunesmith.model.load import DTYPES, save_model, save_tokenizer
+    from tunesmith.tuning.methods import METHODS
+
+    whole = METHODS[work.recipe.tuning.method].can.whole
+    with staged(folder.model if whole else folder.adapter) as staging:
+        if whole:
+            save_model(
+                causal_lm(tuned.model), work.tokenizer, work.template, staging, DTYPES[work.plan.precision]
+            )
+        else:
+            method.save(tuned, staging)
+            save_tokenizer(work.tokenizer, work.template, staging)
+        visit("kept")
 
 
 def identity_of(work: Work) -> dict[str, str]:
