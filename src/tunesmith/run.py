@@ -25,7 +25,7 @@ from tunesmith.errors import (
     TunesmithError,
 )
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, open_run, read_json, write_atomically, write_json
+from tunesmith.folder import RunFolder, open_run, write_atomically, write_json
 from tunesmith.opened import Opened, answer, evaluate, export, open_model, tokenizer_of
 from tunesmith.recipe import Recipe, dump
 from tunesmith.resuming import (
@@ -48,9 +48,9 @@ from tunesmith.tracking.start import following
 from tunesmith.work import (
     Work,
     base_of,
-    evaluated_in_pieces,
     fit_to_data,
     save_trained,
+    scores_at,
     surroundings_of,
     tune,
 )
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from tunesmith.data.loader import StepPlan
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
-    from tunesmith.evaluation.scores import Evaluated
     from tunesmith.plan.choice import RunShape
     from tunesmith.plan.device import Device
     from tunesmith.plan.worst import Worst
@@ -388,7 +387,7 @@ def _train(
     began = time.perf_counter()
     lm = base_of(work)
     visit("before")
-    before = _scores(lm, work, folder, "before", reporter)
+    before = scores_at(lm, work, folder, "before", reporter)
     tuned, method = tune(work, lm)
     visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
@@ -399,8 +398,8 @@ def _train(
         visit("trained")
         save_trained(work, folder, tuned, method)
         visit("after")
-        after = _scores(tuned.model, work, folder, "after", reporter)
-        test = _scores(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
+        after = scores_at(tuned.model, work, folder, "after", reporter)
+        test = scores_at(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
     visit("report")
     write_report(
         folder, work.recipe, before=before, after=after, test=test, ledger=work.data.ledger, plan=work.plan,
@@ -409,33 +408,3 @@ def _train(
     seconds = time.perf_counter() - began
     reporter.event(Finished(step=fitted.progress.step, status=fitted.status, seconds=seconds))
     return Outcome(str(folder.path), fitted.status, fitted.progress.step, str(folder.report))
-
-
-def _scores(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
-    """Evaluate once: a resumed run finds what was measured before; the test set is touched once."""
-    from tunesmith.evaluation.evaluate import evaluate as measure
-    from tunesmith.evaluation.scores import from_json
-
-    kept = folder.answers / f"{when}.json"
-    if kept.exists():
-        return from_json(read_json(kept))
-    wanted = work.recipe.evaluation
-
-    def measured(micro_tokens: int) -> Evaluated:
-        return measure(
-            model,
-            work.tokenizer,
-            work.template,
-            held_out=work.data.test if when == "test" else work.data.validation,
-            tasks=() if when == "test" else wanted.tasks,
-            probes=() if when == "test" else wanted.probes,
-            micro_tokens=micro_tokens,
-            reporter=reporter,
-            answers=folder.answers / f"{when}.jsonl",
-            max_length=work.recipe.data.max_length,
-            held_out_name="test-set loss" if when == "test" else "held-out loss",
-        )
-
-    found = evaluated_in_pieces(work, measured, reporter)
-    write_json(kept, found.to_json())
-    return found

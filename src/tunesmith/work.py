@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.engine.faults import visit
 from tunesmith.events import Reporter, Rescued, Stepped
-from tunesmith.folder import RunFolder, staged
+from tunesmith.folder import RunFolder, read_json, staged, write_json
 from tunesmith.opened import base_model
 from tunesmith.recipe import Recipe
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.engine.loop import HeldOut as HeldOutLoss
     from tunesmith.engine.progress import FitResult
     from tunesmith.engine.store import CheckpointStore
-    from tunesmith.evaluation.scores import HeldOut
+    from tunesmith.evaluation.scores import Evaluated, HeldOut
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.device import Device
     from tunesmith.plan.forecast import Plan
@@ -161,7 +161,7 @@ def _held_out(work: Work, tuned: TunedModel, rows: SampleSet, reporter: Reporter
         def measured(micro_tokens: int) -> HeldOut:
             return held_out_loss(tuned.model, rows, micro_tokens, progress=lambda done: breathe())
 
-        found = evaluated_in_pieces(work, measured, reporter)
+        found = _evaluated_in_pieces(work, measured, reporter)
         return found.loss_nats, sum(found.targets)
 
     return held_out
@@ -188,6 +188,36 @@ def save_trained(work: Work, folder: RunFolder, tuned: TunedModel, method: Metho
         visit("kept")
 
 
+def scores_at(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
+    """Evaluate once: a resumed run finds what was measured before; the test set is touched once."""
+    from tunesmith.evaluation.evaluate import evaluate as measure
+    from tunesmith.evaluation.scores import from_json
+
+    kept = folder.answers / f"{when}.json"
+    if kept.exists():
+        return from_json(read_json(kept))
+    wanted = work.recipe.evaluation
+
+    def measured(micro_tokens: int) -> Evaluated:
+        return measure(
+            model,
+            work.tokenizer,
+            work.template,
+            held_out=work.data.test if when == "test" else work.data.validation,
+            tasks=() if when == "test" else wanted.tasks,
+            probes=() if when == "test" else wanted.probes,
+            micro_tokens=micro_tokens,
+            reporter=reporter,
+            answers=folder.answers / f"{when}.jsonl",
+            max_length=work.recipe.data.max_length,
+            held_out_name="test-set loss" if when == "test" else "held-out loss",
+        )
+
+    found = _evaluated_in_pieces(work, measured, reporter)
+    write_json(kept, found.to_json())
+    return found
+
+
 def identity_of(work: Work) -> dict[str, str]:
     """Digests of what is learnt from and by: each data file, the samples made of them, the model."""
     from tunesmith.model.load import fingerprint
@@ -203,7 +233,7 @@ def surroundings_of(work: Work) -> dict[str, Any]:
     return {**environment(), "fingerprints": identity_of(work)}
 
 
-def evaluated_in_pieces(work: Work, measured: Callable[[int], Found], reporter: Reporter) -> Found:
+def _evaluated_in_pieces(work: Work, measured: Callable[[int], Found], reporter: Reporter) -> Found:
     """An evaluation with fewer tokens at once where memory runs out. Training's own micro-batches stay."""
     from tunesmith.model.memory import in_pieces
 

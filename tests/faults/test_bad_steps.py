@@ -113,7 +113,7 @@ def test_a_spike_is_skipped_and_changes_no_bit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_loss_that_creeps_up_halves_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(monkeypatch, "update", range(40, 57), "spike")
+    ask(monkeypatch, "update", range(40, 56), "spike")
     monkeypatch.setattr(rescue, "_stands_out", lambda *_: False)  # as if it had come slowly
     result, _ = make_run(
         tmp_path,

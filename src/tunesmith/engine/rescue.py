@@ -25,6 +25,7 @@ BEFORE = 2  # steps before the first bad one that are left out with it: one of t
 LEAST_RISE_NATS = 1.0  # a loss that rises by less is nobody's emergency, however calm it was before
 LEAST_FACTOR = 10.0  # likewise for gradient norms
 SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fifth of a step's
+SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
 TINY = 1e-12  # 0 has no logarithm
@@ -75,7 +76,7 @@ class Watch:
         """
         logs = _logs(self.norms[-LEAST:])
         steady = not logs or _sigma(logs) <= STEADY_SIGMA
-        return not self.bad and steady and not _has_risen(self)
+        return not self.bad and steady and not _has_risen(self, self.losses[-SOON:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +156,15 @@ def _with_lowest(watch: Watch) -> Watch:
     return replace(watch, lowest=now, spread=_sigma(watch.losses))
 
 
-def _has_risen(watch: Watch) -> bool:
-    """Slow divergence: what is usual now is far above what was usual once."""
-    if watch.smoothed is None or watch.lowest is None:
+def _has_risen(watch: Watch, losses: Sequence[float]) -> bool:
+    """Slow divergence: what is usual in these losses is far above what was usual once."""
+    if len(watch.losses) < LEAST or watch.lowest is None:
         return False
-    return watch.smoothed > watch.lowest + max(RISE_SIGMAS * watch.spread, LEAST_RISE_NATS)
+    return median(losses) > watch.lowest + max(RISE_SIGMAS * watch.spread, LEAST_RISE_NATS)
 
 
 def _risen(watch: Watch, limits: Limits) -> Judgement | None:
-    if limits.sigmas is None or not _has_risen(watch):
+    if limits.sigmas is None or not _has_risen(watch, watch.losses[-SMOOTH:]):
         return None
     reason = f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}"
     return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
