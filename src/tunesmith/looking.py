@@ -1,0 +1,135 @@
+"""A recipe's data, looked at and washed, with no training in sight: stats, show, check, clean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunesmith.errors import DataError, ModelError
+from tunesmith.events import Reporter
+from tunesmith.opened import tokenizer_of
+from tunesmith.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from tunesmith.data.doctor.leakage import HeldText
+    from tunesmith.data.template import ChatTemplate
+
+
+def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Lengths and ledger of a recipe's data."""
+    from tunesmith.data.prepare import prepare as prepare_data
+    from tunesmith.data.spoken import add_budget, describe_rows
+    from tunesmith.data.stats import stats as describe
+
+    tokenizer, template = words_of(recipe)
+    data = prepare_data(
+        recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
+    )
+    found = describe(data)
+    add_budget(found["sources"])
+    return {**found, "rows": describe_rows(recipe.data)}
+
+
+def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dict[str, Any]:
+    """The label X-ray of the first rows: the contracted JSON of `data show`."""
+    from tunesmith.data.show import show as xray
+
+    tokenizer, template = words_of(recipe)
+    return xray(recipe.data, recipe.objective, tokenizer, template, rows)
+
+
+def check(
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    *,
+    rules: Sequence[str] = (),
+    examples: int = 5,
+    model_score: bool = False,
+) -> dict[str, Any]:
+    """What is wrong or suspicious in a recipe's data; exact tokens where its tokenizer is at hand.
+
+    `rules` are files of rules, YAML or Python. With `model_score` the base model weighs suspected typos.
+    """
+    from tunesmith.data.doctor import check as examine
+    from tunesmith.data.doctor.rules import load_all
+
+    by_yaml, own = load_all(rules)
+    try:
+        template = words_of(recipe)[1]
+    except ModelError:
+        if model_score:
+            raise
+        template = None
+    return examine(
+        recipe.data,
+        objective=recipe.objective,
+        template=template,
+        reporter=reporter,
+        rules=by_yaml,
+        own=own,
+        tasks=_questions(recipe),
+        score=_scorer(recipe) if model_score else None,
+        examples=examples,
+    ).to_json()
+
+
+def clean(
+    recipe: Recipe,
+    out: Path,
+    reporter: Reporter | None = None,
+    *,
+    rules: Sequence[str] = (),
+    also: Sequence[str] = (),
+    without: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Cleaned copies of a recipe's train files in the folder `out`, each with a report that undoes it.
+
+    The steps are those of the rules, or the usual ones; `also` adds to them, `without` takes away.
+    """
+    from tunesmith.data.clean import clean as wash
+    from tunesmith.data.clean.steps import NAMES, UNASKED
+    from tunesmith.data.doctor.rules import load_all, require
+
+    by_yaml, own = load_all(rules)
+    require(NAMES, [*also, *without], "--with or --without")
+    chosen = by_yaml.steps if by_yaml.steps is not None else UNASKED
+    chosen = (*chosen, *(["tags"] if by_yaml.tags is not None else []), *also)
+    steps = tuple(dict.fromkeys(step for step in chosen if step not in without))
+    asked = _questions(recipe) if "leaks" in steps else ()
+    done = wash(recipe.data, out, rules=by_yaml, own=own, steps=steps, tasks=asked, reporter=reporter)
+    return done.to_json()
+
+
+def _questions(recipe: Recipe) -> Iterator[HeldText]:
+    """What the evaluation tasks ask, to be looked for in training; a task that cannot be read is told by plan."""
+    from tunesmith.data.doctor.leakage import HeldText, question_of
+    from tunesmith.evaluation.tasks import read_items
+
+    for task in recipe.tasks:
+        with suppress(DataError):
+            for item in read_items(task):
+                yield HeldText(task.name, item.address, question_of(item.record))
+
+
+def _scorer(recipe: Recipe) -> Callable[[Sequence[str]], list[float]]:
+    """The base model's nats of texts."""
+    from tunesmith.evaluation.likelihood import scorer
+    from tunesmith.opened import MICRO_TOKENS, base_model
+    from tunesmith.plan.device import find_device
+
+    tokenizer, template = words_of(recipe)
+    device = find_device()
+    lm = base_model(recipe.model, device, "bf16" if device.bf16 else "fp32", recipe.seed)
+    return scorer(lm.eval(), tokenizer, template, MICRO_TOKENS)
+
+
+def words_of(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
+    """The tokenizer and the template of a recipe."""
+    from tunesmith.data.template import ChatTemplate
+
+    tokenizer = tokenizer_of(recipe.model)
+    return tokenizer, ChatTemplate.of(tokenizer, recipe.data.template)
