@@ -5,7 +5,8 @@ import torch
 
 from tests.tiny import DENSE, random_samples, tiny_model
 from tunesmith.data.loader import collate
-from tunesmith.kernels.attention import NAME, group_documents
+from tunesmith.kernels.attention import NAME
+from tunesmith.kernels.documents import group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.forward import learnt, output_head, own_forward, packed_hidden
 from tunesmith.objectives.language_modelling import summed_loss
@@ -31,7 +32,8 @@ def test_every_family_of_the_table_is_tested_here():
 def test_every_token_stands_in_exactly_one_slot():
     segments = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2, -1], [3, 4, 4, 4, 4, -1, -1, -1, -1]])
     documents = group_documents(segments)
-    slots = torch.cat([g.slots if g.real is None else g.slots[g.real] for g in documents.groups])
+    real = documents.query_real
+    slots = documents.queries if real is None else documents.queries[real]
     assert sorted(slots.tolist()) == torch.nonzero(segments.reshape(-1) >= 0)[:, 0].tolist()
 
 

@@ -69,7 +69,7 @@ def test_eva_follows_the_inputs_of_each_layer_and_no_padding() -> None:
     handle = base.model.layers[1].mlp.down_proj.register_forward_pre_hook(
         lambda module, args: inputs.append(args[0].detach())
     )
-    hidden_states = learnt(base, wide)
+    hidden_states = learnt(base, wide, everywhere=True)
     assert len(hidden_states.targets)
     handle.remove()
     real = inputs[0].reshape(-1, 48)[wide.segments.reshape(-1) >= 0]

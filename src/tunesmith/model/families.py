@@ -49,6 +49,7 @@ class Family:
     multiply: str | None = None
     divide: str | None = None
     softcap: str | None = None
+    keeps_width: bool = False  # its decoder lays its output by the shape of its input
     # ---- what sends a model through its own forward: config keys that must be off ----
     unless: tuple[str, ...] = ()
 
@@ -107,7 +108,7 @@ FAMILIES: Mapping[str, Family] = {
             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner",
         },
         grouped=False, gated=False, activation_keeps=4, bias_in=True, bias_out=True, bias_mlp=True, norm_bias=True,
-        unless=("add_cross_attention", "reorder_and_upcast_attn"),
+        keeps_width=True, unless=("add_cross_attention", "reorder_and_upcast_attn"),
     ),
     "gpt_neox": Family(
         50432, 24576, embedding="gpt_neox.embed_in", layers="gpt_neox.layers",

@@ -1,6 +1,6 @@
 """The one forward pass: what a packed batch says at the positions where something is learnt.
 
-known family   batch -> decoder (packed attention) -> hidden [B T d] -> gather learnt -> [n d], and its head
+known family   batch -> decoder (packed attention; its last layer only where something is learnt) -> [n d], and its head
 any other      batch -> documents of equal length together, unpadded -> the model's own forward -> logits [n V]
 """
 
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.kernels import attention, head
-from tunesmith.kernels.attention import group_documents
+from tunesmith.kernels.documents import LastLayer, ask_only, group_documents
 from tunesmith.model.families import FAMILIES
+from tunesmith.model.last_layer import asking_at, may_ask_less
 from tunesmith.model.virtual import lengthen
 
 if TYPE_CHECKING:
@@ -81,39 +82,45 @@ def output_head(lm: Any) -> head.Head:
     return head.Head(module.weight, module.bias, scale, softcap, getattr(module, "learnt_rows", None))
 
 
-def learnt(model: nn.Module, batch: Batch) -> Learnt:
-    """What the model says where a target is."""
+def learnt(model: nn.Module, batch: Batch, everywhere: bool = False) -> Learnt:
+    """What the model says where a target is; `everywhere`: each layer computes all tokens, for who looks on."""
     lm, batch = causal_lm(model), lengthen(model, batch)
     if own_forward(lm):
         return _through_its_own_forward(lm, batch)
-    chosen = torch.nonzero(batch.labels.reshape(-1) >= 0)[:, 0].to(lm.device)
-    hidden = packed_hidden(lm, batch)
-    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, chosen)
+    chosen = torch.nonzero(batch.labels.reshape(-1) >= 0)[:, 0]
+    last = ask_only(batch.segments, chosen) if may_ask_less(lm) and not everywhere else None
+    hidden = packed_hidden(lm, batch, last)
+    chosen = chosen.to(lm.device)
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    if last is None:
+        hidden = hidden.index_select(0, chosen)
     targets = batch.labels.to(lm.device).reshape(-1)[chosen]
     return Learnt(hidden, output_head(lm), targets, _weights_at(batch, chosen))
 
 
-def packed_hidden(lm: Any, batch: Batch) -> Tensor:
-    """Hidden states of a known family, before the head: Float[Tensor, "B T d"]."""
+def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tensor:
+    """Hidden states of a known family, before the head: Float[Tensor, "B T d"], or those that ask, [1 n d]."""
     device = lm.device
     documents = group_documents(batch.segments)
     if device.type != "cpu":
-        documents = documents.to(device)
-    return lm.base_model(
-        input_ids=batch.input_ids.to(device),
-        position_ids=batch.positions.to(device),
-        use_cache=False,
-        documents=documents,
-    ).last_hidden_state
+        documents, last = documents.to(device), None if last is None else last.to(device)
+    with asking_at(lm, last):
+        return lm.base_model(
+            input_ids=batch.input_ids.to(device),
+            position_ids=batch.positions.to(device),
+            use_cache=False,
+            documents=documents,
+        ).last_hidden_state
 
 
 def _through_its_own_forward(lm: Any, batch: Batch) -> Learnt:
     """Documents of equal length side by side: no padding, no mask, nothing one could see of another."""
     device = lm.device
     ids, labels = batch.input_ids.to(device).reshape(-1), batch.labels.to(device).reshape(-1)
+    documents = group_documents(batch.segments, shortest=1.0)
+    sizes = [group.documents * group.asked for group in documents.groups]
     logits, places = [], []
-    for group in group_documents(batch.segments, shortest=1.0).groups:
-        slots = group.slots.to(device)
+    for group, slots in zip(documents.groups, documents.queries.to(device).split(sizes)):
         out = lm(input_ids=ids[slots].view(group.documents, group.length), use_cache=False).logits
         wanted = torch.nonzero(labels[slots] >= 0)[:, 0]
         logits.append(out.reshape(-1, out.shape[-1]).index_select(0, wanted))

@@ -3,6 +3,7 @@
     x -> norm -> q k v -> attention -> o -> + -> norm -> gate up -> silu * -> down -> +
 Kept are: a norm's input (fp32) and, where its weight trains, its output before scaling; the input of a linear
 layer where it (or an adapter on it) trains; q, k, v and the output of attention; gate, silu(gate) and up.
+In the last layer only k, v and what leads to them are of all tokens, the rest is of learnt ones (model/last_layer.py).
 Equal to what torch's saved-tensor hooks count, for every family and method (tests).
 """
 
@@ -21,6 +22,9 @@ from tunesmith.tuning.methods import METHODS
 
 FP32 = 4
 INDEX = 8
+# What the last layer computes (kernels/documents.py): only learnt tokens, unless nearly all are; of a document of
+# which much is learnt, all queries attend.
+PRUNE_BELOW, SQUARE_FROM = 0.9, 0.5
 # Families whose saved bytes equal what torch keeps, to the byte (tests); the others' are close.
 EXACT = ("llama", "mistral", "qwen2", "qwen3")
 
@@ -35,11 +39,14 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """What a layer holds. Bytes a token, except `fixed`: copies of weights in the compute dtype."""
+    """What a layer holds. Bytes a token; `asked` a token that asks (all, but for the last layer); `fixed` at all:
+    copies of weights in the compute dtype. attends: whether its attention is gone through backward."""
 
     saved: float
+    asked: float
     fixed: int
     flows: bool
+    attends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,37 +119,70 @@ def numbers(trains: Trains, bf16: bool) -> Numbers:
 
 
 def layer_cost(
-    facts: ModelFacts, trains: Trains, layer: int, flows: bool, size: Numbers, slack: float
+    facts: ModelFacts,
+    trains: Trains,
+    layer: int,
+    flows: bool,
+    size: Numbers,
+    slack: float,
+    narrow: float | None = None,
 ) -> LayerCost:
     """Saved bytes of decoder layer `layer`; `flows` says whether its input needs a gradient.
 
     slack: attended slots a token (padding of documents of unlike length that are attended together), >= 1.
+    narrow: the share of tokens that ask, where not all do.
     """
     if facts.skeleton is not None:
         return _unknown_layer_cost(facts, trains, layer, flows, size)
     family, walk = facts.spelling, _Walk(facts, trains, layer, size)
     first, *others = family.norms or ("", "")  # OLMo's norms have no parameters, and keep their input
     norm = walk.norm(first, facts.hidden_size, 1, flows, size.residual)
-    learns = [walk.linear(name, norm, "y") for name in family.attention_in]
+    names, fewer = family.attention_in, narrow is not None
+    if fewer and flows:  # where each token stands in the layer's own order
+        walk.saved += INDEX
+    # keys and values first: what they keep of the input, queries need not
+    found: dict[str, bool] = {}
+    for name in names[::-1]:
+        few = fewer and name == names[0] and len(names) == 3
+        found[name] = walk.linear(name, norm, "y", few, twice=fewer and not few)
+    learns = [found[name] for name in names]
     if facts.qk_norm:
         heads = (facts.heads, facts.kv_heads)
         for at, (name, n) in enumerate(zip(("q_norm", "k_norm"), heads)):
             groups = n if facts.qk_norm == "head" else 1
-            learns[at] = walk.norm(f"self_attn.{name}", n * facts.head_dim, groups, learns[at], size.compute)
+            few, width = fewer and at == 0, n * facts.head_dim
+            learns[at] = walk.norm(f"self_attn.{name}", width, groups, learns[at], size.compute, few)
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
         # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head
-        # and the places of the slots
-        walk.saved += slack * (4 * facts.attention_size * size.compute + facts.heads * FP32 + INDEX)
+        queries = 2 * facts.attention_size * size.compute + facts.heads * FP32
+        walk.saved += slack * 2 * facts.attention_size * size.compute
+        if narrow is None:
+            walk.saved += slack * queries
+        else:
+            _attend_few(walk, facts, narrow, slack, queries, size)
+    walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     flows = flows or output
     norm = flows
     for name in others:
         norm = walk.norm(name, facts.hidden_size, 1, flows, size.residual)
     learns = [walk.linear(name, norm, "z") for name in family.mlp_in]
-    walk.saved += _mlp_kept(facts, learns) * size.compute
+    walk.add(_mlp_kept(facts, learns) * size.compute)
     down = walk.linear(family.mlp_out, any(learns), "product")
-    return LayerCost(walk.saved, walk.fixed, flows or down)
+    return LayerCost(walk.saved, walk.asked, walk.fixed, flows or down, attends)
+
+
+def _attend_few(
+    walk: _Walk, facts: ModelFacts, share: float, slack: float, queries: float, size: Numbers
+) -> None:
+    """Places of keys and queries, their own copy of the rotation, and slots of queries: all, or of those who ask."""
+    walk.saved += INDEX + 2 * facts.head_dim * size.residual
+    walk.asked += INDEX
+    if share > SQUARE_FROM:
+        walk.saved += slack * (queries + INDEX + 1)
+    else:
+        walk.asked += slack * (queries + INDEX)
 
 
 def _mlp_kept(facts: ModelFacts, learns: list[bool]) -> int:
@@ -163,10 +203,10 @@ def _unknown_layer_cost(
     added = trains.beside(layer, size.compute < FP32)
     learns = bool(added) or any(name.startswith(prefix) for name in trains.names)
     if not (flows or learns):
-        return LayerCost(0.0, 0, False)
+        return LayerCost(0.0, 0.0, 0, False)
     widths = sum(linear.inputs + linear.outputs for linear in linears)
     kept = sum(one.kept + one.linear.inputs * one.input for one in added)
-    return LayerCost((widths + kept) * size.compute + 4 * facts.hidden_size * FP32, 0, True)
+    return LayerCost((widths + kept) * size.compute + 4 * facts.hidden_size * FP32, 0.0, 0, True, True)
 
 
 def uncertainty(facts: ModelFacts) -> float:
@@ -189,54 +229,79 @@ def saved_bytes(
 
     recomputed: so many layers, the first that gradients reach, keep only their input.
     """
-    shared = tokens * _shared(facts, size)
     costs = layer_costs(facts, trains, size, slack)
-    whole = tuple(tokens * cost.saved + cost.fixed for cost in costs)
     again = recomputed_layers(costs, recomputed)
+    last = facts.layers - 1
+    narrow = None if last in again else asking_share(facts, tokens, targets)
+    if narrow is not None:
+        costs = layer_costs(facts, trains, size, slack, narrow)
+    asking = [tokens] * last + [tokens if narrow is None else targets]
+    whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
     one = tokens * facts.hidden_size * size.residual
     kept = tuple(one if index in again else bytes_here for index, bytes_here in enumerate(whole))
-    ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows)
-    stored = any(count for index, count in enumerate(whole) if index not in again)
-    return Saved(whole, kept, again, shared * stored, ends)
+    ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows, narrow is not None)
+    stored = any(
+        cost.attends and index not in again and not (narrow is not None and index == last)
+        for index, cost in enumerate(costs)
+    )
+    return Saved(whole, kept, again, tokens * _shared(facts, size, slack) * stored, ends)
+
+
+def asking_share(facts: ModelFacts, tokens: float, targets: int) -> float | None:
+    """Share of tokens of which the last layer computes an output; None: all."""
+    if facts.own_forward is not None or facts.spelling.keeps_width or not 0 < targets <= PRUNE_BELOW * tokens:
+        return None
+    return targets / tokens
 
 
 @lru_cache(maxsize=512)
-def layer_costs(facts: ModelFacts, trains: Trains, size: Numbers, slack: float) -> tuple[LayerCost, ...]:
-    """What each layer keeps, from the input to the output."""
+def layer_costs(
+    facts: ModelFacts, trains: Trains, size: Numbers, slack: float, narrow: float | None = None
+) -> tuple[LayerCost, ...]:
+    """What each layer keeps, from the input to the output; `narrow` is for the last."""
     flows, costs = trains.begins, list[LayerCost]()
     for layer in range(facts.layers):
-        costs.append(layer_cost(facts, trains, layer, flows, size, slack))
+        fewer = narrow if layer == facts.layers - 1 else None
+        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer))
         flows = costs[-1].flows
     return tuple(costs)
 
 
 def recomputed_layers(costs: Sequence[LayerCost], count: int) -> range:
     """The first `count` layers that gradients reach: those below keep nothing."""
-    first = next((index for index, cost in enumerate(costs) if cost.saved or cost.flows), len(costs))
+    first = next(
+        (index for index, cost in enumerate(costs) if cost.saved or cost.asked or cost.flows), len(costs)
+    )
     return range(first, min(len(costs), first + count))
 
 
 def _ends(
-    facts: ModelFacts, trains: Trains, size: Numbers, tokens: float, targets: int, flows: bool
+    facts: ModelFacts,
+    trains: Trains,
+    size: Numbers,
+    tokens: float,
+    targets: int,
+    flows: bool,
+    narrow: bool,
 ) -> float:
-    """What embedding, final norm and head keep."""
-    ends = 0.0
+    """What embedding, final norm and head keep; `narrow`: the last layer gave learnt tokens alone."""
+    ends, asking = 0.0, targets if narrow else tokens
     final = f"{facts.spelling.final_norm}.weight" in trains.names
     wide = FP32 if final and size.residual == FP32 else size.residual
     if flows or final:
         ends += (
-            tokens * (facts.hidden_size + 1) * FP32 * flows
-            + tokens * facts.hidden_size * size.residual * final
+            asking * (facts.hidden_size + 1) * FP32 * flows
+            + asking * facts.hidden_size * size.residual * final
         )
-        ends += targets * (facts.hidden_size * wide + INDEX)
+        ends += targets * (facts.hidden_size * wide + INDEX * (not narrow))
     if trains.head(facts):
         ends += facts.embedding_parameters * FP32
     return ends + tokens * INDEX * trains.embedding
 
 
-def _shared(facts: ModelFacts, size: Numbers) -> int:
-    """Kept once for all layers, bytes a token: the rotation's cosine and sine, and the documents' places."""
-    return 2 * facts.head_dim * size.residual + INDEX
+def _shared(facts: ModelFacts, size: Numbers, slack: float) -> float:
+    """Kept once for all layers, bytes a token: the rotation's cosine and sine, the documents' places and slots."""
+    return 2 * facts.head_dim * size.residual + INDEX + INDEX * slack
 
 
 class _Walk:
@@ -249,14 +314,23 @@ class _Walk:
         self.first = next(iter(facts.spelling.norms), "")
         self.beside = {one.linear.name: one for one in trains.beside(layer, size.compute < FP32)}
         self.saved = 0.0
+        self.asked = 0.0
+        self.fewer = False  # from here on only tokens that ask
         self.fixed = 0
         self.kept: set[str] = set()
         self.wide: set[str] = set()
 
-    def norm(self, name: str, width: int, groups: int, flows: bool, stream: int) -> bool:
+    def add(self, count: float, fewer: bool = False) -> None:
+        """Bytes a token, or a token that asks."""
+        if self.fewer or fewer:
+            self.asked += count
+        else:
+            self.saved += count
+
+    def norm(self, name: str, width: int, groups: int, flows: bool, stream: int, fewer: bool = False) -> bool:
         """RMSNorm keeps its input in fp32 where a gradient flows, and the scaled input where it trains."""
         trains = f"{self.prefix}{name}.weight" in self.trains.names
-        self.saved += (width * FP32 + groups * FP32) * flows + width * stream * trains
+        self.add((width * FP32 + groups * FP32) * flows + width * stream * trains, fewer)
         if trains and self.size.compute < self.size.residual:
             # an fp32 weight makes an fp32 output, which each linear layer casts for itself
             self.wide |= (
@@ -264,23 +338,19 @@ class _Walk:
             )
         return flows or trains
 
-    def linear(self, name: str, flows: bool, source: str) -> bool:
+    def linear(self, name: str, flows: bool, source: str, fewer: bool = False, twice: bool = False) -> bool:
         """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy."""
         linear, added = self.linears[name], self.beside.get(name)
         trains = f"{self.prefix}{name}.weight" in self.trains.names
         if self.size.compute < FP32 and trains and flows:
             self.fixed += linear.inputs * linear.outputs * self.size.compute
         if added:
-            self._add(added, flows)
+            self.add(added.kept * self.size.compute + (added.wide + added.wide_back * flows) * FP32, fewer)
+            self.fixed += added.fixed + added.fixed_back * flows + added.again * twice
         if trains or (added and added.input):
             own = source in self.wide or bool(added and added.own)
             if own or source not in self.kept:
-                self.saved += linear.inputs * self.size.compute
+                self.add(linear.inputs * self.size.compute, fewer)
                 self.kept |= set() if own else {source}
         bias = f"{self.prefix}{name}.bias" in self.trains.names
         return flows or trains or added is not None or bias
-
-    def _add(self, added: Beside, flows: bool) -> None:
-        """What a method keeps beside the layer, and its weights cast to the compute dtype."""
-        self.saved += added.kept * self.size.compute + (added.wide + added.wide_back * flows) * FP32
-        self.fixed += added.fixed + added.fixed_back * flows

@@ -45,7 +45,8 @@ class Beside:
     """Beside one linear layer. Numbers a token: `kept` in the compute dtype, `wide` in fp32. `fixed`: bytes.
 
     `input`: the layer's own input is kept, shared with its neighbours unless `own`. `_back`: only where the input
-    needs a gradient. `work`: multiply-adds a token.
+    needs a gradient. `again`: of what is fixed, the bytes that a second call makes anew (autocast remembers its casts
+    of weights that train, and of no others). `work`: multiply-adds a token.
     """
 
     linear: Linear
@@ -56,6 +57,7 @@ class Beside:
     wide_back: int = 0
     fixed: int = 0
     fixed_back: int = 0
+    again: int = 0
     work: int = 0
 
 
@@ -109,6 +111,7 @@ def _lora(tuning: Lora | LoraDrop, facts: ModelFacts, layer: int, cast: bool) ->
             wide_back=linear.inputs * dropout,
             fixed=rank * linear.outputs * HALF * cast + 2 * linear.outputs * FP32 * lengths,
             fixed_back=rank * linear.inputs * HALF * cast,
+            again=2 * linear.outputs * FP32 * lengths,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -125,6 +128,7 @@ def _joined(tuning: LowRank, facts: ModelFacts, layer: int, cast: bool) -> list[
             kept=rank,
             fixed=rank * (linear.outputs * HALF if cast else (linear.inputs + linear.outputs) * FP32),
             fixed_back=rank * linear.inputs * HALF * cast,
+            again=rank * (linear.inputs + linear.outputs) * (HALF if cast else FP32),
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -152,6 +156,7 @@ def _lora_fa(tuning: LoraFA, facts: ModelFacts, layer: int, cast: bool) -> list[
             linear,
             kept=rank,
             fixed_back=rank * (linear.inputs + linear.outputs) * HALF * cast,
+            again=rank * linear.inputs * HALF * cast,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -166,6 +171,7 @@ def _vera(tuning: Vera, facts: ModelFacts, layer: int, cast: bool) -> list[Besid
             kept=rank + linear.outputs,
             fixed=rank * linear.outputs * HALF * cast,
             fixed_back=rank * linear.inputs * HALF * cast,
+            again=rank * (linear.inputs + linear.outputs) * HALF * cast,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -183,6 +189,7 @@ def _adalora(tuning: AdaLora, facts: ModelFacts, layer: int, cast: bool) -> list
             kept=rank + linear.outputs * cast,
             fixed=rank * linear.outputs * HALF * cast + FP32,
             fixed_back=rank * linear.inputs * (HALF if cast else FP32),
+            again=rank * (linear.outputs * HALF * cast + linear.inputs * (HALF if cast else FP32)) + FP32,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -195,7 +202,13 @@ def _ia3(tuning: IA3, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]
     return [
         Beside(linear, wide=linear.inputs, fixed=linear.inputs * FP32, work=linear.inputs)
         if linear.name == last
-        else Beside(linear, kept=linear.outputs, fixed_back=linear.outputs * FP32, work=linear.outputs)
+        else Beside(
+            linear,
+            kept=linear.outputs,
+            fixed_back=linear.outputs * FP32,
+            again=linear.outputs * FP32,
+            work=linear.outputs,
+        )
         for linear in targets_of(scaled_targets(tuning, facts), facts, layer)
     ]
 
@@ -210,6 +223,7 @@ def _oft(tuning: Oft, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]
             own=cast,
             fixed=(3 * block + 1) * linear.inputs * FP32,
             fixed_back=block * linear.inputs * HALF * cast,
+            again=(3 * block + 1) * linear.inputs * FP32 + block * linear.inputs * HALF * cast,
             work=block * linear.inputs,
         )
         for linear in targets_of(tuning.targets, facts, layer)

@@ -148,7 +148,9 @@ def _lisa(tuning: Lisa, facts: ModelFacts) -> Footprint:
     if len({sum(n for name, n in facts.named_parameters() if name.startswith(s)) for s in starts}) > 1:
         what = f"the layers of {facts.name} differ in size, so no count would hold from draw to draw"
         raise RecipeError.at("tuning.method", what, "use tuning: {method: freeze}, or {method: full}")
-    asleep = tuple(starts[: facts.layers - tuning.layers])
+    asleep = tuple(
+        starts[tuning.layers :]
+    )  # not the last: that one computes only learnt tokens, so it keeps less
     return Footprint(frozenset(name for name in _every_name(facts) if not name.startswith(asleep or ("\0",))))
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import RecipeError
 from tunesmith.model.forward import causal_lm, decoder_layers
+from tunesmith.model.last_layer import WATCHED
 from tunesmith.recipe import Lora, LoraDrop, Optim
 from tunesmith.tuning.joined import Update, adapter_state, join, write_adapter
 from tunesmith.tuning.lengths import length_problems, sample_steps
@@ -59,8 +60,8 @@ class Sharing:
         self._now: dict[str, Tensor] = {}
         self._real: Tensor | None = None
         self._handles: list[Any] = []
-        lm = causal_lm(model)
-        self._decoder = lm.base_model
+        self._lm = causal_lm(model)
+        self._decoder = self._lm.base_model
 
     # --- looking on ---------------------------------------------------------------------------------------
 
@@ -73,6 +74,7 @@ class Sharing:
                 self._decoder.register_forward_pre_hook(self._see_padding, with_kwargs=True),
                 *(m.register_forward_hook(self._seen(name)) for name, m in self.layers.items()),
             ]
+            setattr(self._lm, WATCHED, True)  # each layer sees all tokens
         if not wanted:
             self.look_away()
 
@@ -81,6 +83,7 @@ class Sharing:
         for handle in self._handles:
             handle.remove()
         self._handles = []
+        setattr(self._lm, WATCHED, False)
 
     def _see_padding(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         self._real = getattr(kwargs.get("documents"), "real", None)

@@ -160,5 +160,5 @@ def _watched(model: Any, batches: Iterator[Batch]) -> list[tuple[Any, PrincipalD
             stack.callback(layer.register_forward_pre_hook(watch).remove)
         for batch in batches:
             last["real"] = batch.segments.reshape(-1).to(lm.device) >= 0
-            learnt(model, batch)
+            learnt(model, batch, everywhere=True)
     return list(found.items())
