@@ -23,7 +23,7 @@ SHAPE = {
     "vocab_size": 97, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3,
     "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
 }  # fmt: skip
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**SHAPE, "model_type": "llama"},
     "mistral": {**SHAPE, "model_type": "mistral", "sliding_window": None, "num_key_value_heads": 4},
     "qwen2": {**SHAPE, "model_type": "qwen2", "tie_word_embeddings": True},

@@ -137,21 +137,10 @@ def layer_cost(
     family, walk = facts.spelling, _Walk(facts, trains, layer, size)
     first, *others = family.norms or ("", "")  # OLMo's norms have no parameters, and keep their input
     norm = walk.norm(first, facts.hidden_size, 1, flows, size.residual)
-    names, fewer = family.attention_in, narrow is not None
+    fewer = narrow is not None
     if fewer and flows:  # where each token stands in the layer's own order
         walk.saved += INDEX
-    # keys and values first: what they keep of the input, queries need not
-    found: dict[str, bool] = {}
-    for name in names[::-1]:
-        few = fewer and name == names[0] and len(names) == 3
-        found[name] = walk.linear(name, norm, "y", few, twice=fewer and not few)
-    learns = [found[name] for name in names]
-    if facts.qk_norm:
-        heads = (facts.heads, facts.kv_heads)
-        for at, (name, n) in enumerate(zip(("q_norm", "k_norm"), heads)):
-            groups = n if facts.qk_norm == "head" else 1
-            few, width = fewer and at == 0, n * facts.head_dim
-            learns[at] = walk.norm(f"self_attn.{name}", width, groups, learns[at], size.compute, few)
+    learns = _queries_keys_values(walk, facts, norm, fewer)
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
         # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head
@@ -171,6 +160,22 @@ def layer_cost(
     walk.add(_mlp_kept(facts, learns) * size.compute)
     down = walk.linear(family.mlp_out, any(learns), "product")
     return LayerCost(walk.saved, walk.asked, walk.fixed, flows or down, attends)
+
+
+def _queries_keys_values(walk: _Walk, facts: ModelFacts, flows: bool, fewer: bool) -> list[bool]:
+    """What leads to q, k and v keeps, and which of them need a gradient. fewer: queries of those who ask alone."""
+    names, found = facts.spelling.attention_in, dict[str, bool]()
+    # keys and values first: what they keep of the input, queries need not
+    for name in names[::-1]:
+        few = fewer and name == names[0] and len(names) == 3
+        found[name] = walk.linear(name, flows, "y", few, twice=fewer and not few)
+    learns = [found[name] for name in names]
+    if facts.qk_norm:
+        for at, (name, n) in enumerate(zip(("q_norm", "k_norm"), (facts.heads, facts.kv_heads))):
+            groups = n if facts.qk_norm == "head" else 1
+            few, width = fewer and at == 0, n * facts.head_dim
+            learns[at] = walk.norm(f"self_attn.{name}", width, groups, learns[at], walk.size.compute, few)
+    return learns
 
 
 def _attend_few(
