@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.nf4 import has_triton
+
 # Rows of a chunk: too few, and the weight is read from memory again and again (152k words at 26 rows: half the
 # speed of 256). A small vocabulary takes more rows, a huge one fewer.
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
@@ -103,7 +105,11 @@ def weigh(losses: Tensor, token_weights: Tensor | None) -> Tensor:
 def _raw(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """Logits before the cap."""
     bias = None if bias is None else bias.to(hidden.dtype)
-    logits = torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias)
+    return _widened(torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias), scale)
+
+
+def _widened(logits: Tensor, scale: float) -> Tensor:
+    """At least fp32, and scaled."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return logits if scale == 1.0 else logits * scale
 
@@ -141,9 +147,7 @@ class _SummedLoss(torch.autograd.Function):
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
                 w = None if token_weights is None else token_weights[begin : begin + chunk]
-                loss, grad, per_row = _loss_and_slope(
-                    _raw(h, cast, bias, scale), t, w, scale, softcap, z_loss
-                )
+                loss, grad, per_row = _slopes(h, cast, bias, t, w, scale, softcap, z_loss)
                 total += loss.sum()
                 if grad_bias is not None:
                     grad_bias += per_row[:, 0] @ grad
@@ -191,7 +195,7 @@ class _TokenLosses(torch.autograd.Function):
             cast, chunk = weight.to(dtype), rows_per_chunk(weight.shape[0])
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
-                loss, grad, per_row = _loss_and_slope(_raw(h, cast, bias, scale), t, None, scale, softcap)
+                loss, grad, per_row = _slopes(h, cast, bias, t, None, scale, softcap)
                 losses.append(loss)
                 slopes[begin : begin + chunk] = (grad.to(dtype) @ cast).mul_(per_row)
                 del grad
@@ -225,6 +229,31 @@ def _again(
 def _computed_in(hidden: Tensor) -> torch.dtype:
     device = hidden.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def fused(logits: Tensor) -> bool:
+    """Whether one kernel makes loss and gradient in place of these logits."""
+    return logits.is_cuda and logits.dtype != torch.float64 and has_triton()
+
+
+def _slopes(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    token_weights: Tensor | None,
+    scale: float,
+    softcap: float | None,
+    z_loss: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A chunk's losses, and their derivative by hidden W^T + bias as (matrix, factor of each row)."""
+    logits = torch.nn.functional.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    if fused(logits):
+        from tunesmith.kernels import triton_head
+
+        loss = triton_head.loss_and_gradient(logits, targets, token_weights, scale, softcap, z_loss)
+        return loss, logits, logits.new_ones(len(logits), 1)
+    return _loss_and_slope(_widened(logits, scale), targets, token_weights, scale, softcap, z_loss)
 
 
 def _loss_and_slope(

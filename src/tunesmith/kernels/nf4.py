@@ -1,7 +1,8 @@
 """A linear layer over a weight held in 4 bits: y = dequantise(W4) x + b, with the wide weight never kept.
 
 W4 is a bitsandbytes Params4bit: codes [o i / 2], an absmax for each 64 weights (arXiv:2305.14314, section 3).
-Dequantising is bitsandbytes' own; the wide weight is made anew in forward and in backward and dropped at once.
+Dequantising is one Triton kernel on CUDA (triton_nf4.py), bitsandbytes' own elsewhere, and plain torch where that is
+wrong; the wide weight is made anew in forward and in backward and dropped at once.
 
 Shapes: n tokens, i inputs, o outputs; W [o i].
 """
@@ -9,6 +10,8 @@ Shapes: n tokens, i inputs, o outputs; W [o i].
 from __future__ import annotations
 
 import copy
+import importlib.util
+from functools import cache
 from typing import Any
 
 import torch
@@ -22,12 +25,40 @@ def held_in_four_bits(weight: Tensor) -> bool:
 
 def dequantise(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The wide weight: [o, i] in `dtype`, each value the fp32 one rounded once."""
+    held: Any = weight
+    if held.data.is_cuda and has_triton():
+        from tunesmith.kernels import triton_nf4
+
+        return triton_nf4.dequantise(weight, dtype)
+    # On processors bitsandbytes (0.50) begins a block anew with each row, which is not how it quantised.
+    if not held.data.is_cuda and held.quant_state.shape[-1] % held.quant_state.blocksize:
+        return plain_dequantise(weight, dtype)
     from bitsandbytes.functional import dequantize_4bit
 
-    held: Any = weight
     state = copy.copy(held.quant_state)
     state.dtype = dtype
     return dequantize_4bit(held.data, state)
+
+
+def plain_dequantise(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """What the codes say, in plain torch: table[nibble] times the scale of its block, in fp32, rounded once."""
+    held: Any = weight
+    state, codes = held.quant_state, held.data.reshape(-1).int()
+    scales = state.absmax
+    if state.nested:
+        inner = state.state2
+        blocks = torch.arange(len(scales), device=scales.device) // inner.blocksize
+        scales = inner.code[scales.int()] * inner.absmax[blocks] + state.offset
+    values = state.code[torch.stack([codes >> 4, codes & 15], dim=1)].view(-1)
+    count = state.shape.numel()
+    blocks = torch.arange(count, device=codes.device) // state.blocksize
+    return (values[:count] * scales[blocks]).to(dtype).view(state.shape)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed; importing it is left to those who call it."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
