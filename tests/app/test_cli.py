@@ -79,7 +79,7 @@ def test_help_lists_the_verbs_of_the_contract_and_no_other(main: Main) -> None:
         "lr-find",
     ):
         assert f"│ {verb} " in out
-    for absent in ("init", "serve", "vocab", "bench", "cache", "web"):
+    for absent in ("serve", "vocab", "bench", "cache", "web"):
         assert f"│ {absent} " not in out
 
 

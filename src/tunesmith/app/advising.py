@@ -4,15 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
+from tunesmith.app.staging import laid_out
 from tunesmith.app.verbs import Json, Overrides, RecipeFile
 
 Picture = Annotated[str | None, Parameter(name="--png", help="Draw it into this file.")]
+
+
+def init(
+    *,
+    model: Annotated[str, Parameter(name="--model", help="Hub id, local folder or run folder.")],
+    data: Annotated[list[str], Parameter(name="--data", help="A data file; may be given several times.")],
+    goal: Annotated[
+        Literal["dialogue", "domain", "task"] | None,
+        Parameter(name="--goal", help="What for; told from the data where it is left out."),
+    ] = None,
+    memory: Annotated[
+        str | None, Parameter(name="--memory", help="For another device: 24GB, cpu:64GB, 4090.")
+    ] = None,
+    output: Annotated[str, Parameter(name="--output", help="The new recipe file.")] = "recipe.yaml",
+    json: Json = False,
+) -> Answer:
+    """Write a first recipe for a model and data; each choice names its reason.
+
+    Looks at both and takes the advice there is. A file of general questions is put beside it, for the forgetting
+    report.
+    """
+    from tunesmith.app.render import advised as pages
+    from tunesmith.plan.cards import device_with
+    from tunesmith.plan.device import find_device
+    from tunesmith.search.begin import begin, to_json
+
+    here = find_device()
+    device = device_with(memory, here) if memory else here
+    file = Path(output)
+    general = file.with_name(f"{file.stem}.general.jsonl")
+    with reporting() as reporter, laid_out(file, general):
+        found = begin(model, data, goal, device, str(general), reporter)
+        file.write_text(found.text, encoding="utf-8")
+    document = to_json(found, out=output, plan=found.plan.to_json())
+    return Answer(document, pages.begun, json)
 
 
 def write_advised(recipe: str, overrides: Sequence[str], out: str, memory: str | None, json: bool) -> Answer:

@@ -35,6 +35,7 @@ MAKE, USE, KNOW = (Group(name, sort_key=i) for i, name in enumerate(("Make a mod
 # In the order in which a person meets them.
 VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "demo", verbs.demo),
+    (MAKE, "init", advising.init),
     (MAKE, "import", verbs.import_recipe),
     (MAKE, "data check", doctoring.data_check),
     (MAKE, "data clean", doctoring.data_clean),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunesmith.plan.forecast import Plan
 
 ROUNDS = 10
+TITLE = "# Changed by `tunesmith plan --apply`, and why:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,12 @@ def take_advice(
     own: Mapping[str, Any] | None = None,
     reporter: Reporter | None = None,
     device: Device | None = None,
+    title: str = TITLE,
 ) -> Advised:
-    """Plan, change, plan again. `own`: changes of the user's, made first. Raises what planning raises."""
+    """Plan, change, plan again. Raises what planning raises.
+
+    own: changes of the user's, made first; title: stands above the account of the changes.
+    """
     from tunesmith import run
 
     edited = with_changes(text, dict(own or {}), where)
@@ -72,7 +77,7 @@ def take_advice(
         edited = with_changes(edited.text, {change.key: change.value for change in new}, where)
         kept = kept and edited.comments_kept
         changes += new
-    return Advised(_told(edited.text, changes), edited.recipe, plan, tuple(changes), kept)
+    return Advised(_told(edited.text, changes, title), edited.recipe, plan, tuple(changes), kept)
 
 
 def _next(plan: Plan, recipe: Recipe, done: list[Change]) -> list[Change]:
@@ -94,11 +99,11 @@ def _value_at(values: Any, key: str) -> Any:
     return values
 
 
-def _told(text: str, changes: list[Change]) -> str:
+def _told(text: str, changes: list[Change], title: str) -> str:
     """The text with an account of the changes before it."""
     if not changes:
         return text
-    lines = ["# Changed by `tunesmith plan --apply`, and why:"]
+    lines = [title]
     for change in changes:
         old = "unset" if change.old is None else _short(change.old)
         lines.append(f"#   {change.key}: {old} -> {_short(change.value)}  {change.rule}: {change.reason}")

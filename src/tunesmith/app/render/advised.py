@@ -27,6 +27,23 @@ def applied(document: dict[str, Any], recipe: str) -> RenderableType:
     return base.page(plans.page(document, recipe), changed, lost, verdict)
 
 
+def begun(document: dict[str, Any]) -> RenderableType:
+    """The recipe that `init` wrote, as it stands in the file, and what comes next."""
+    out = base.visible(document["out"])
+    left = [advice for advice in document["plan"]["advice"] if not advice["change"]]
+    verdict = base.mark("good", f"written: {out}")
+    if left:
+        verdict.append(f", with {base.many(len(left), 'thing')} left to you at its head", "warn")
+    steps = Group(
+        *(
+            Text(f"  tunesmith {words}", "accent")
+            for words in (f"data show {out}", f"plan {out}", f"train {out}")
+        )
+    )
+    text = Text(base.visible(document["text"], keep_newlines=True).rstrip())
+    return base.page(base.heading("init"), base.indent(text), plans.verdict(document["plan"]), verdict, steps)
+
+
 def change(each: dict[str, Any]) -> RenderableType:
     """One key: before, after, why."""
     old = "unset" if each["old"] is None else spell(each["old"])
