@@ -61,7 +61,7 @@ def files_of(name: str) -> tuple[DataFile, ...]:
             found = [DataFile(name, path)]
         for file in found:
             _require(file)
-    except (*broken(), ValueError) as error:
+    except broken(ValueError) as error:
         message = getattr(error, "strerror", None) or str(error)
         raise DataError.at(name, f"cannot be read: {message}", "give the path of a readable file") from error
     return tuple(found)
@@ -105,11 +105,11 @@ def _require(file: DataFile) -> None:
         stream.read(1)
 
 
-def broken() -> tuple[type[Exception], ...]:
-    """What reading a file may raise that is cut short, or is not packed as its name says."""
+def broken(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """What reading a file may raise that is cut short, or is not packed as its name says; and `more`."""
     zstandard = sys.modules.get("zstandard")
     packed: tuple[type[Exception], ...] = (zstandard.ZstdError,) if zstandard is not None else ()
-    return (OSError, EOFError, zlib.error, *packed)
+    return (OSError, EOFError, zlib.error, *packed, *more)
 
 
 def _how_to_convert(file: DataFile) -> str:
