@@ -52,7 +52,6 @@ def originals(path: str) -> dict[int, int]:
     return {i: int(json.loads(line)[MARK]["of"].rpartition(":")[2]) for i, line in enumerate(lines, 1)}
 
 
-# mutations tried: place() gives known.get(.., "train") as "train" always; _leave_out not called; split_keys = row_keys
 @pytest.mark.parametrize("tags", [None, Tags(columns={"age": "age"})])
 @pytest.mark.parametrize("joined", [False, True])
 def test_an_augmented_row_is_learnt_only_where_its_original_is(
@@ -86,7 +85,6 @@ def test_an_augmented_row_is_learnt_only_where_its_original_is(
     assert all(row.fate == "dropped" for row in told)
 
 
-# mutation tried: HeldOut.find asked with row_keys
 def test_a_held_out_file_keeps_what_was_made_of_its_rows_out(tmp_path: Path) -> None:
     validation = write(tmp_path / "v.jsonl", rows(5))
     train = write(tmp_path / "a.jsonl", rows(5, "other"))

@@ -17,7 +17,6 @@ def write(path: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-# mutation tried: assistant turns counted as rounds
 def test_rounds_questions_and_answers_are_counted(tmp_path: Path) -> None:
     chats = write(
         tmp_path / "a.jsonl",

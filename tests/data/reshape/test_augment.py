@@ -48,7 +48,6 @@ def edited(text: str, operation: str, seed: int, count: int = 3) -> str | None:
     return EDITS[operation](cut(text), Random(seed), count, TABLE)
 
 
-# mutations tried: no placeholders in _GUARDED; URLs out of it; numerals free
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("thing", GUARDED)
 def test_what_must_not_change_stays(thing: str, operation: str) -> None:
@@ -135,7 +134,6 @@ ROWS = [
 ]
 
 
-# mutations tried: the answer edited too; key of the changed record; `seen` not asked
 def test_rows_are_marked_new_and_keep_answer_and_columns(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", *ROWS)
     report = augment(source, Recast(per_row=3), str(tmp_path / "b.jsonl"))

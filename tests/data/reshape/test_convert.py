@@ -50,7 +50,6 @@ def held(draw: st.DrawFn) -> tuple[DataFormat, list[Record]]:
     return format, [record for record in some if not spell(record, format).lost]
 
 
-# mutations tried: no marker after the last text document; "\r" kept in a .txt; _as_they_are for text in a csv
 @settings(max_examples=250, deadline=None)
 @given(held(), st.sampled_from(FORMATS), st.sampled_from([*KINDS, ".jsonl.gz", ".csv.gz"]))
 def test_there_and_back_over_all_formats_and_kinds(
@@ -211,3 +210,10 @@ def test_the_mark_of_an_augmented_row_is_carried(tmp_path: Path, kind: str) -> N
     convert(Source(path=str(source)), "messages", str(tmp_path / f"b{kind}"))
     (record,) = meanings(tmp_path / f"b{kind}")
     assert record.identity == (AUGMENTED, bytes.fromhex("0a" * 16))
+
+
+# mutation tried: a blank line instead of the marker after each document
+def test_blank_lines_inside_a_document_do_not_part_it_in_a_txt(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"text": "one\n\ntwo"}, {"text": "three"})
+    convert(Source(path=str(source)), "text", str(tmp_path / "b.txt"))
+    assert [record.text for record in meanings(tmp_path / "b.txt")] == ["one\n\ntwo", "three"]

@@ -141,7 +141,7 @@ def test_bad_rows_stop_it_or_are_counted(tmp_path: Path) -> None:
     assert report["losses"][0]["examples"][0]["where"].endswith("a.jsonl:11")
 
 
-# mutations tried: augmented rows drawn like others; side_of without the keys
+# mutation tried: augmented rows drawn like others
 def test_an_augmented_row_goes_with_its_original_and_never_tests(tmp_path: Path) -> None:
     rows = [row(i, customer=f"c{i}") for i in range(40)]
     made = []

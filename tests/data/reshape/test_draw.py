@@ -33,7 +33,6 @@ def test_the_first_rows_are_the_first(tmp_path: Path) -> None:
     assert report["rows_read"] == 10
 
 
-# mutation tried: random drawn by random.sample without the content
 def test_drawn_rows_depend_on_content_and_seed(tmp_path: Path) -> None:
     one, other = write(tmp_path / "a.jsonl", *rows(50)), write(tmp_path / "z.jsonl", *rows(50)[::-1])
     drawn = {}

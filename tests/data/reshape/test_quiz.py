@@ -36,7 +36,7 @@ def lines(path: Path | str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in Path(path).read_text("utf-8").split("\n") if line]
 
 
-# mutations tried: the answer's letter taken before the shuffle; candidates whose answer equals the right one kept
+# mutation tried: the letter of the first option as the answer
 def test_the_right_option_is_the_answer_and_the_others_are_other_answers(tmp_path: Path) -> None:
     source = write(
         tmp_path / "a.jsonl",

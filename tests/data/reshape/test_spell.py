@@ -21,7 +21,7 @@ OWN: dict[type, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-# mutations tried: calls without their id, weights left out, a prompt "[{..}]" spelt as a text
+# mutations tried: calls without their id, weights left out
 @settings(max_examples=300, deadline=None)
 @given(records(), st.sampled_from(FORMATS))
 def test_a_row_without_loss_is_recognised_and_reads_as_the_same_record(
