@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.kernels import varlen
 from tunesmith.kernels.documents import Documents, Group
 
 NAME = "tunesmith_packed"
@@ -66,6 +67,8 @@ def packed_attention(
     assert attention_mask is None, "packed attention takes documents, not a mask"
     batch, heads, asking = query.shape[:3]
     before = key.shape[2] - documents.width
+    if varlen.usable(query, documents, prefix=before, dropout=dropout, softcap=softcap):
+        return varlen.attend(query, key, value, documents, scaling, sliding_window), None
     prefix = (key[0, :, :before], value[0, :, :before]) if before else None
     key, value = key[:, :, before:], value[:, :, before:]
     query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))

@@ -58,6 +58,10 @@ class Documents:
     key_place: Tensor | None  # Int64[Tensor, "B*T"]
     key_real: Tensor | None  # Bool[Tensor, "B*T"]; None where each token is some document's key
     width: int  # keys of a row, T
+    cumulative: Tensor | None = (
+        None  # Int32[Tensor, "runs+1"]: where each run of the flat batch begins, and the end
+    )
+    longest: int = 0  # tokens of the longest run
 
     @property
     def real(self) -> Tensor | None:
@@ -67,7 +71,8 @@ class Documents:
     def to(self, device: torch.device) -> Documents:
         """The same on another device."""
         groups = tuple(replace(g, at=_to(g.at, device)) for g in self.groups)
-        names = ("queries", "query_real", "query_place", "asking_real", "keys", "key_place", "key_real")
+        names = ("queries", "query_real", "query_place", "asking_real", "keys", "key_place", "key_real",
+                 "cumulative")  # fmt: skip
         moved: dict[str, Any] = {name: _to(getattr(self, name), device) for name in names}
         return replace(self, groups=groups, **moved)
 
@@ -107,7 +112,11 @@ def group_documents(
     every = np.arange(flat.size)
     rows = _rows(starts, lengths, parents, every)
     real = flat.reshape(-1) >= 0
-    return _documents(rows, flat.size, real, parents is not None, flat.shape[1], shortest)
+    found = _documents(rows, flat.size, real, parents is not None, flat.shape[1], shortest)
+    if parents is not None:
+        return found
+    ends = np.append(_beginnings(flat), flat.size).astype(np.int32)  # padding, too, is a run
+    return replace(found, cumulative=torch.from_numpy(ends), longest=int(np.diff(ends).max(initial=0)))
 
 
 def ask_only(segments: Tensor, places: Tensor, parents: Tensor | None = None) -> LastLayer | None:
@@ -136,13 +145,18 @@ def ask_only(segments: Tensor, places: Tensor, parents: Tensor | None = None) ->
 
 def _runs(flat: ndarray) -> tuple[ndarray, ndarray]:
     """Flat start and length of each document of segments[B, T]."""
-    rows, width = flat.shape
-    new = np.ones((rows, width), bool)
-    new[:, 1:] = flat[:, 1:] != flat[:, :-1]
-    starts = np.flatnonzero(new.reshape(-1))
-    lengths = np.diff(np.append(starts, rows * width))
+    starts = _beginnings(flat)
+    lengths = np.diff(np.append(starts, flat.size))
     kept = flat.reshape(-1)[starts] >= 0
     return starts[kept], lengths[kept]
+
+
+def _beginnings(flat: ndarray) -> ndarray:
+    """Where a run of equal numbers begins in segments[B, T], padding included."""
+    new = np.ones(flat.shape, bool)
+    new[:, 1:] = flat[:, 1:] != flat[:, :-1]
+    starts: ndarray = np.flatnonzero(new.reshape(-1))
+    return starts
 
 
 @dataclass(frozen=True, slots=True)
