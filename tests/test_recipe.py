@@ -45,6 +45,7 @@ sharding: {devices: auto}
 track: []
 seed: 0
 output: runs/my-first-run
+stages: []
 """
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import FolderError, ModelError, Problem, RecipeError, UserError
-from tunesmith.folder import is_run, open_run
+from tunesmith.folder import is_run
 from tunesmith.model.adapted import is_adapter, read_adapter, sum_problem
+from tunesmith.model.run_recipe import recipe_of, trained_run
 from tunesmith.opened import Opened, base_model, tokenizer_of, trained_folder
-from tunesmith.recipe import Lora, Model, load
+from tunesmith.recipe import Lora, Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -96,12 +97,12 @@ def split_weight(words: str) -> tuple[str, float]:
 def _part(path: str, weight: float, name: str) -> Part:
     label = Path(path).name or path
     if is_run(path):
-        run = open_run(path)
+        run = trained_run(path)
         folder = trained_folder(run)
         if folder == run.model:
             what = "trained the whole model, so it has no adapter"
             raise ModelError.at(path, what, "use a run of tuning: {method: lora}")
-        return Part(label, name, weight, folder, load(run.recipe).model)
+        return Part(label, name, weight, folder, recipe_of(run).model)
     if not is_adapter(path):
         what = "is neither a run nor a PEFT adapter folder"
         raise ModelError.at(path, what, "name a run folder, or one with adapter_config.json")

@@ -23,13 +23,14 @@ MOST_WAITING = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The loop begins (or goes on) at `step`; `steps` is the whole run."""
+    """The loop begins (or goes on) at `step`; `steps` is the whole run. `stage` names one of several."""
 
     kind: ClassVar[str] = "started"
     time: float = field(default_factory=time.time)
     step: int
     steps: int
     resumed_from: str | None = None
+    stage: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

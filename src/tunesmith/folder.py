@@ -3,6 +3,7 @@
 runs/my-run/ recipe.yaml plan.json environment.json ledger.json ledger.rows.jsonl events.jsonl
              checkpoints/step-00000005/ checkpoints/latest adapter/ | model/ exports/FORM/
              answers/ tracking/ report.json report.md
+A run in stages has stages.json and stages/01-NAME/, each a run folder by itself (a vocabulary: a model folder).
 """
 
 from __future__ import annotations
@@ -91,6 +92,42 @@ class RunFolder:
     def tracking(self) -> Path:
         """What trackers keep here: a folder, a log and a memory each."""
         return self.path / "tracking"
+
+    @property
+    def stage_list(self) -> Path:
+        """The folders of the stages, in order, of a run that has any."""
+        return self.path / "stages.json"
+
+    @property
+    def stages(self) -> tuple[RunFolder, ...]:
+        """The stages in order; none of a plain run."""
+        if not self.stage_list.is_file():
+            return ()
+        return tuple(RunFolder(self.path / name) for name in read_json(self.stage_list)["stages"])
+
+    @property
+    def last(self) -> RunFolder:
+        """Where what was trained last lies: the last stage, or the run itself."""
+        return next(reversed(self.stages), self)
+
+    @property
+    def stage_before(self) -> RunFolder | None:
+        """Of a stage, the one it starts from; None of the first, and of a plain run."""
+        siblings = self.whole.stages
+        place = siblings.index(self) if self in siblings else 0
+        return siblings[place - 1] if place else None
+
+    @property
+    def whole(self) -> RunFolder:
+        """Of a stage, the run it is part of; else the run itself."""
+        above = RunFolder(self.path.parent.parent)
+        return above if self.path.parent.name == "stages" and above.stage_list.is_file() else self
+
+    @property
+    def handed_over(self) -> Path | None:
+        """What the next stage starts from: the trained model, the merged one, or a vocabulary's; None until then."""
+        places = (self.model, self.export("merged"), self.path)
+        return next((place for place in places if (place / "config.json").is_file()), None)
 
     def export(self, form: str) -> Path:
         """Where an export of this form goes."""

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import FolderError, RecipeError
 from tunesmith.events import Reporter, Silent
-from tunesmith.folder import RunFolder, is_run, open_run, read_json
+from tunesmith.folder import RunFolder, is_run, read_json
 from tunesmith.model.adapted import PROMPTS, has_tokenizer, is_adapter, read_adapter
 from tunesmith.model.config import read_config
-from tunesmith.recipe import Lora, Model, Prompt, PTuningV2, Recipe, Task, Tuning, load
+from tunesmith.model.run_recipe import recipe_of, trained_run
+from tunesmith.recipe import Lora, Model, Prompt, PTuningV2, Recipe, Task, Tuning
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -73,8 +74,8 @@ def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened
         precision = "bf16" if device.bf16 else "fp32"
         lm = base_model(model, device, precision, seed=0)
         return Opened(str(target), lm, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision)
-    folder = open_run(target)
-    recipe = load(folder.recipe)
+    folder = trained_run(target)
+    recipe = recipe_of(folder)
     precision = read_json(folder.plan)["precision"]
     method = build(recipe.tuning)
     trained: Any
@@ -108,7 +109,7 @@ def trained_folder(folder: RunFolder) -> Path:
     for path in (folder.model, folder.adapter):
         if path.is_dir():
             return path
-    fix = f"finish it first: tunesmith train {folder.recipe} --resume"
+    fix = f"finish it first: tunesmith train {folder.whole.recipe} --resume"
     raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)
 
 
@@ -117,7 +118,7 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
     from tunesmith.model.load import load_tokenizer
 
     if model.tokenizer is None and model.path is not None and is_run(model.path):
-        return load_tokenizer(Model(path=str(trained_folder(open_run(model.path)))))
+        return load_tokenizer(Model(path=str(trained_folder(trained_run(model.path)))))
     if model.tokenizer is None and is_adapter(model.path):
         adapter = read_adapter(model)
         own = Model(path=str(adapter.folder), trust_remote_code=model.trust_remote_code)
@@ -143,10 +144,10 @@ def base_model(
         return hold(method.merge(adapted), held).to(dtype)  # type: ignore[return-value]
     if model.path is None or not is_run(model.path):
         return load_model(model, where, dtype, seed, held)
-    folder = open_run(model.path)
+    folder = trained_run(model.path)
     if trained_folder(folder) == folder.model:
         return load_model(model.model_copy(update={"path": str(folder.model)}), where, dtype, seed, held)
-    recipe = load(folder.recipe)
+    recipe = recipe_of(folder)
     its_own = read_json(folder.plan)["precision"]
     merged = build(recipe.tuning).merge(_attached(recipe, folder.adapter, device, its_own, "dequantised"))
     return hold(merged, held).to(dtype)  # type: ignore[return-value]
@@ -158,7 +159,7 @@ def require_mergeable(model: Model) -> None:
     from tunesmith.tuning.table import merge_problems
 
     if model.path is not None and is_run(model.path):
-        recipe = load(open_run(model.path).recipe)
+        recipe = recipe_of(trained_run(model.path))
         if problems := merge_problems(recipe.tuning, read_facts(recipe.model)):
             raise RecipeError(problems)
     elif is_adapter(model.path) and (kind := read_adapter(model).kind) in PROMPTS:
@@ -235,7 +236,7 @@ def evaluate(
     from tunesmith.evaluation.evaluate import evaluate as measure
     from tunesmith.evaluation.forgetting import compare
 
-    recipe = load(open_run(target).recipe) if is_run(target) else None
+    recipe = recipe_of(trained_run(target)) if is_run(target) else None
     chosen = tuple(tasks) if tasks is not None else recipe.tasks if recipe else ()
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
     if recipe is None and not chosen and not asked:
@@ -291,8 +292,8 @@ def export(
     if is_adapter(target):
         _choose_base(None, form, onto)
         return _export_adapted(str(target), form, reporter)
-    folder = open_run(target)
-    recipe = load(folder.recipe)
+    folder = trained_run(target)
+    recipe = recipe_of(folder)
     if form == "merged":
         require_mergeable(Model(path=str(target)))
     from tunesmith.export.adapter import export_adapter
@@ -308,7 +309,7 @@ def export(
         return _attached(plainly, adapter, device, precision, onto)
 
     parts = _trained(recipe, trained, attached, chosen)
-    destination = folder.export(form)
+    destination = RunFolder(Path(target)).export(form)
     probes = recipe.evaluation.probes
     if form == "merged":
         precision = (

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.errors import FolderError, Problem, RecipeError, UserError
 from tunesmith.events import Reporter, Rescued
 from tunesmith.folder import RunFolder, read_json
-from tunesmith.recipe import Recipe, diff, load
+from tunesmith.model.run_recipe import recipe_of
+from tunesmith.recipe import Recipe, diff
 
 if TYPE_CHECKING:
     from tunesmith.plan.forecast import Plan
@@ -99,12 +100,13 @@ class Change:
 
 def recipe_changes(folder: RunFolder, recipe: Recipe) -> list[Change]:
     """Keys of the recipe that are not what the run began with."""
-    return [Change(key, old, new, rule_of(key)) for key, old, new in diff(load(folder.recipe), recipe)]
+    return [Change(key, old, new, rule_of(key)) for key, old, new in diff(recipe_of(folder), recipe)]
 
 
 def rule_of(key: str) -> Rule:
-    """The rule of the longest known beginning of a key: optim.lr, else optim, else the strictest."""
+    """The rule of the longest known beginning of a key: optim.lr, else optim, else the strictest; of a stage, too."""
     parts = key.split(".")
+    parts = parts[2:] if parts[0] == "stages" else parts
     return next(
         RECIPE[name]
         for name in (".".join(parts[:count]) for count in range(len(parts), -1, -1))

@@ -3,12 +3,14 @@
 prepare                    tokenizer, template, exact tokens, ledger, facts, plan: no weight is loaded
 plan                       what is known by then, for a person to look at; show, stats, check, clean: looking.py
 train                      evaluate -> tune -> fit -> save -> evaluate -> report: one run folder
+                           with `stages:` that for each, in stages/: the next starts from what was handed over
 base_of, tune, ...         in work.py: the model made ready and handed to the engine
 open_model, evaluate, ...  in opened.py: what a finished run (or any model) is good for
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,7 @@ from tunesmith.resuming import (
     surrounding_changes,
     tell,
 )
+from tunesmith.stages.plan import plan_as_json, plan_stages, require_room_for_all
 from tunesmith.suited import (
     require_room,
     require_suited_ids,
@@ -54,11 +57,15 @@ from tunesmith.work import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tunesmith.data.loader import StepPlan
     from tunesmith.data.prepare import Prepared
+    from tunesmith.evaluation.known import Known
     from tunesmith.plan.choice import RunShape
     from tunesmith.plan.device import Device
     from tunesmith.plan.worst import Worst
+    from tunesmith.stages.ahead import Ahead
 
 
 __all__ = [
@@ -92,10 +99,16 @@ class Outcome:
 # --- before a weight is loaded ------------------------------------------------------------------------------
 
 
-def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | None = None) -> Work:
+def prepare(
+    recipe: Recipe,
+    reporter: Reporter | None = None,
+    device: Device | None = None,
+    ahead: Ahead | None = None,
+) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
 
     device: to plan for another than the one that is here.
+    ahead: what a stage will start from, while its model is yet to be trained.
     """
     from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.loader import plan_steps
@@ -112,15 +125,16 @@ def prepare(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
 
     reporter = reporter or Silent()
     require_suited_parts(recipe)
-    require_mergeable(recipe.model)
+    if ahead is None:
+        require_mergeable(recipe.model)
     tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
-    tokenizer, template = words_of(recipe)
+    tokenizer, template = ahead.words(recipe) if ahead else words_of(recipe)
     recipe = _with_vocabulary(recipe, len(tokenizer))
-    facts, device = read_facts(recipe.model), device or find_device()
+    facts, device = ahead.facts if ahead else read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
-    facts = with_new_tokens(recipe, tokenizer, template, data, facts)
+    facts = with_new_tokens(recipe, tokenizer, template, data, facts, ahead.tables if ahead else recipe.model)
     steps = plan_steps(
         data.train,
         data.weights,
@@ -171,6 +185,8 @@ def plan(recipe: Recipe, reporter: Reporter | None = None, memory: str | None = 
     from tunesmith.plan.device import find_device
 
     device = device_with(memory, find_device()) if memory else None
+    if recipe.stages:
+        return plan_as_json(plan_stages(recipe, prepare, reporter or Silent(), device))
     return prepare(recipe, reporter, device).plan.to_json()
 
 
@@ -189,7 +205,19 @@ def train(
 
     `anyway`: go on though what is learnt from, or by, is another than when the run began.
     """
-    reporter = reporter or Silent()
+    one = _train_stages if recipe.stages else _train_one
+    return one(recipe, resume, anyway, stop_after, reporter or Silent())
+
+
+def _train_one(
+    recipe: Recipe,
+    resume: bool,
+    anyway: bool,
+    stop_after: int | None,
+    reporter: Reporter,
+    known: Known | None = None,
+) -> Outcome:
+    """A recipe, or one stage of several, of whose model something may be `known`."""
     folder = RunFolder(Path(recipe.output))
     if not (resume or anyway):
         folder.require_new()
@@ -197,7 +225,7 @@ def train(
         visit("prepared")
         folder.create()
         with folder.lock():
-            return _recorded(work, folder, [], anyway, stop_after, reporter)
+            return _recorded(work, folder, [], anyway, stop_after, reporter, known)
     with open_run(folder.path).lock():
         changes = recipe_changes(folder, recipe)
         require_harmless(changes, anyway)
@@ -212,7 +240,38 @@ def train(
         around = surrounding_changes(folder, surroundings_of(work))
         require_harmless(around, anyway, CheckpointError)
         changes += around
-        return _recorded(work, folder, changes, anyway, stop_after, reporter)
+        return _recorded(work, folder, changes, anyway, stop_after, reporter, known)
+
+
+def _train_stages(
+    recipe: Recipe, resume: bool, anyway: bool, stop_after: int | None, reporter: Reporter
+) -> Outcome:
+    """Every stage forecast first, then one after the other, each by `_train_one`."""
+    from tunesmith.engine.world import environment
+    from tunesmith.stages.train import train_stages
+
+    folder, changes = RunFolder(Path(recipe.output)), list[Change]()
+    if resume or anyway:
+        changes = recipe_changes(open_run(folder.path), recipe)
+        require_harmless(changes, anyway)
+        if (done := finished(folder)) and not changes:
+            return Outcome(str(folder.path), done["status"], done["training"]["steps"], str(folder.report))
+    else:
+        folder.require_new()
+    planned = plan_stages(recipe, prepare, reporter)
+    require_room_for_all(planned, folder)
+    if not (resume or anyway):
+        folder.create()
+    began = time.perf_counter()
+    with folder.lock(), _recording(folder, recipe, reporter) as recording:
+        write_atomically(folder.recipe, dump(recipe))
+        write_json(folder.plan, plan_as_json(planned))
+        write_json(folder.environment, environment())
+        tell(changes, folder, recording)
+        whole = train_stages(recipe, planned, _train_one, anyway, stop_after, recording)
+        seconds = time.perf_counter() - began
+        recording.event(Finished(step=whole.steps, status=whole.status, seconds=seconds))
+    return Outcome(str(folder.path), whole.status, whole.steps, str(folder.report))
 
 
 def _prepare_to_train(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> Work:
@@ -229,20 +288,30 @@ def _recorded(
     anyway: bool,
     stop_after: int | None,
     reporter: Reporter,
+    known: Known | None,
 ) -> Outcome:
     """Train, with all that happens in events.jsonl: changes since the beginning first, an error last."""
     _write_beforehand(folder, work)
+    with _recording(folder, work.recipe, reporter) as recording:
+        tell(changes, folder, recording)
+        return _train(work, folder, anyway, stop_after, recording, known)
+
+
+@contextlib.contextmanager
+def _recording(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> Iterator[Recording]:
+    """Within: events are kept and trackers follow; an error that ends the run is among them."""
     recording = Recording(folder.events, reporter)
-    tell(changes, folder, recording)
     try:
-        with following(work.recipe.track, folder, reporter):
-            return _train(work, folder, anyway, stop_after, recording)
+        with following(recipe.track, folder, reporter):
+            yield recording
+    except Interrupted:  # of a stage, told by it
+        raise
     except TunesmithError as error:
         problems = tuple(error.to_json()["error"]["problems"])
         recording.event(Failed(step=error.step, code=error.code, problems=problems))
         raise
     except KeyboardInterrupt as error:
-        what, fix = "stopped at once", f"go on with it: tunesmith train {folder.recipe} --resume"
+        what, fix = "stopped at once", f"go on with it: tunesmith train {folder.whole.recipe} --resume"
         raise Interrupted([Problem(str(folder.path), what, fix)]) from error
 
 
@@ -255,7 +324,12 @@ def _write_beforehand(folder: RunFolder, work: Work) -> None:
 
 
 def _train(
-    work: Work, folder: RunFolder, anyway: bool, stop_after: int | None, reporter: Reporter
+    work: Work,
+    folder: RunFolder,
+    anyway: bool,
+    stop_after: int | None,
+    reporter: Reporter,
+    known: Known | None,
 ) -> Outcome:
     from tunesmith.engine.store import CheckpointStore
     from tunesmith.evaluation.report import write_report
@@ -263,7 +337,7 @@ def _train(
     began = time.perf_counter()
     lm = base_of(work)
     visit("before")
-    before = scores_at(lm, work, folder, "before", reporter)
+    before = scores_at(lm, work, folder, "before", reporter, known)
     tuned, method = tune(work, lm)
     visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.engine.loop import HeldOut as HeldOutLoss
     from tunesmith.engine.progress import FitResult
     from tunesmith.engine.store import CheckpointStore
+    from tunesmith.evaluation.known import Known
     from tunesmith.evaluation.scores import Evaluated, HeldOut
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.device import Device
@@ -61,7 +62,9 @@ def base_of(work: Work) -> Any:
 
     recipe = work.recipe
     lm = base_model(recipe.model, work.device, work.plan.precision, recipe.seed, Held.by(recipe.tuning))
-    with_new_tokens(recipe, work.tokenizer, work.template, work.data, work.facts)  # the hub's are here now
+    with_new_tokens(
+        recipe, work.tokenizer, work.template, work.data, work.facts, recipe.model
+    )  # the hub's are here now
     return lm
 
 
@@ -188,7 +191,9 @@ def save_trained(work: Work, folder: RunFolder, tuned: TunedModel, method: Metho
         visit("kept")
 
 
-def scores_at(model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter) -> Evaluated:
+def scores_at(
+    model: Any, work: Work, folder: RunFolder, when: str, reporter: Reporter, known: Known | None = None
+) -> Evaluated:
     """Evaluate once: a resumed run finds what was measured before; the test set is touched once."""
     from tunesmith.evaluation.evaluate import evaluate as measure
     from tunesmith.evaluation.scores import from_json
@@ -204,13 +209,14 @@ def scores_at(model: Any, work: Work, folder: RunFolder, when: str, reporter: Re
             work.tokenizer,
             work.template,
             held_out=work.data.test if when == "test" else work.data.validation,
-            tasks=() if when == "test" else wanted.tasks,
+            tasks=() if when == "test" else work.recipe.tasks,
             probes=() if when == "test" else wanted.probes,
             micro_tokens=micro_tokens,
             reporter=reporter,
             answers=folder.answers / f"{when}.jsonl",
             max_length=work.recipe.data.max_length,
             held_out_name="test-set loss" if when == "test" else "held-out loss",
+            known=known,
         )
 
     found = _evaluated_in_pieces(work, measured, reporter)

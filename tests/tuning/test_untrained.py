@@ -50,7 +50,7 @@ def recipe(base: Path, **changes: Any) -> Recipe:
 def test_a_method_that_leaves_untrained_tokens_frozen_is_refused(
     base: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunesmith.run.base_model", None)  # no weight may be loaded
+    monkeypatch.setattr("tunesmith.work.base_model", None)  # no weight may be loaded
     tuning = {"method": method, **({"add_biases": True} if method == "bitfit" else {})}
     with pytest.raises(RecipeError, match=r"<\|im_end\|>, <\|im_start\|>") as caught:
         run.train(recipe(base, tuning=tuning))

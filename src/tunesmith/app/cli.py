@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import advising, doctoring, failure, reshape, verbs
+from tunesmith.app import advising, doctoring, failure, reshape, verbs, vocabulary
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -45,6 +45,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "data split", reshape.data_split),
     (MAKE, "data sample", reshape.data_sample),
     (MAKE, "data augment", reshape.data_augment),
+    (MAKE, "vocab", vocabulary.vocab),
     (MAKE, "plan", verbs.plan),
     (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),

@@ -10,6 +10,7 @@ from tunesmith.errors import FolderError
 from tunesmith.folder import write_atomically
 from tunesmith.foreign.read import read
 from tunesmith.foreign.text import text
+from tunesmith.recipe import values_of
 
 
 def import_file(source: str, dataset_info: str | None, out: str | None, tool: str | None) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def import_file(source: str, dataset_info: str | None, out: str | None, tool: st
         "tool": found.tool,
         "why": found.why,
         "out": out,
-        "recipe": found.recipe.model_dump(mode="json"),
+        "recipe": values_of(found.recipe),
         "text": written,
         "translated": [asdict(note) for note in found.translated],
         "assumed": [asdict(note) for note in found.assumed],

@@ -239,7 +239,11 @@ def event_words(event: Event) -> Text | None:
     """What an event says to a person; None for those that only move the bar."""
     match event:
         case Started(resumed_from=str(origin)):
-            return Text(f"  goes on after step {event.step} of {event.steps} ({base.visible(origin)})")
+            return Text(
+                f"{_stage(event)}  goes on after step {event.step} of {event.steps} ({base.visible(origin)})"
+            )
+        case Started(stage=str()):
+            return Text(f"{_stage(event)}  from step {event.step + 1} of {event.steps}")
         case Evaluated():
             best = "  best so far" if event.best else ""
             return Text.assemble(
@@ -250,6 +254,10 @@ def event_words(event: Event) -> Text | None:
             return base.mark("warn", base.visible(f"step {event.step}: {event.reason}{rows}; {event.action}"))
         case Saved() | Started() | Stepped() | Failed() | Finished():
             return None
+
+
+def _stage(event: Started) -> str:
+    return f"  stage {base.visible(event.stage)}:" if event.stage else ""
 
 
 def quietly(speak: Callable[[], object]) -> None:

@@ -107,7 +107,7 @@ def show_run(path: str) -> Document:
     exports = folder.path / "exports"
     return {
         **summary(folder),
-        "recipe": run.model_dump(mode="json") if run else None,
+        "recipe": recipe.values_of(run) if run else None,
         "report": read_report(folder),
         "losses": list(course.losses),
         "curve": {
@@ -117,7 +117,7 @@ def show_run(path: str) -> Document:
         "heldout": [{"step": step, "loss_nats": loss} for step, loss in course.held_out],
         "exports": sorted(p.name for p in exports.iterdir() if p.is_dir()) if exports.is_dir() else [],
         "trackers": _trackers(folder),
-        "resumable": (folder.checkpoints / "latest").exists(),
+        "resumable": (folder.checkpoints / "latest").exists() or bool(folder.stages),
     }
 
 

@@ -40,6 +40,8 @@ POINTS = (
     "kept",  # what was trained is written, not yet visible
     "after",  # before the evaluation of what was trained
     "report",  # before the report is written
+    "stage",  # a stage of several is finished, nothing of the next begun
+    "hand_over",  # before an adapter is merged for the next stage
 )
 
 

@@ -19,6 +19,7 @@ from tunesmith.errors import DataError
 from tunesmith.evaluation.choice import score_choices
 from tunesmith.evaluation.generation import answer_probes, pad_id_of, score_generations
 from tunesmith.evaluation.heldout import held_out_loss
+from tunesmith.evaluation.known import Known
 from tunesmith.evaluation.scores import Evaluated, Measured
 from tunesmith.evaluation.tasks import Item, read_tasks
 from tunesmith.events import Reporter, Silent
@@ -51,25 +52,27 @@ def evaluate(
     max_length: int = 2048,
     probe_tokens: int = PROBE_TOKENS,
     held_out_name: str = "held-out loss",
+    known: Known | None = None,
 ) -> Evaluated:
-    """Everything asked for, on the model as it is. Task files are read and checked first.
+    """Everything asked for, on the model as it is, but what is `known` of it. Task files are read first.
 
     `answers` is a .jsonl file for every raw output. `max_length` cuts the documents of loss tasks.
     `held_out_name` is what the progress of the held-out loss is called.
     """
     reporter = reporter or Silent()
-    read = read_tasks(tasks)
-    heldout = None
-    if held_out is not None and len(held_out):
+    had = known.part(tasks, probes, held_out, template.source, max_length) if known else Evaluated()
+    read = read_tasks([task for task in tasks if task.name not in had.items])
+    heldout = had.heldout
+    if heldout is None and held_out is not None and len(held_out):
         told = _told(reporter, held_out_name, len(held_out))
         heldout = held_out_loss(model, held_out, micro_tokens, tokenizer, told)
     bench = _Bench(model, tokenizer, template, micro_tokens, max_length, reporter)
-    items: dict[str, Measured] = {}
-    lines: list[dict[str, Any]] = []
+    items: dict[str, Measured] = dict(had.items)
+    lines = known.lines(had) if known else []
     for task, found in read:
         items[task.name], records = bench.score(task, found)
         lines += records
-    answered = answer_probes(
+    answered = had.probes or answer_probes(
         model, tokenizer, template, probes, probe_tokens, ANSWER_SHARE * micro_tokens
     )  # fmt: skip
     if answers is not None:
@@ -78,7 +81,7 @@ def evaluate(
         ]
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         write_atomically(answers, text)
-    return Evaluated(heldout, items, answered)
+    return Evaluated(heldout, {task.name: items[task.name] for task in tasks}, answered)
 
 
 def _told(reporter: Reporter, what: str, total: int) -> Callable[[int], None]:

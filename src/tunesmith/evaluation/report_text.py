@@ -36,6 +36,7 @@ def to_markdown(report: Json, recipe: Recipe, folder: RunFolder, events: Sequenc
     parts = [
         f"# {folder.path.name}",
         _summary(report, recipe),
+        _stages(report),
         _scores(report),
         _forgotten(report),
         _probes(report),
@@ -129,6 +130,24 @@ def _summary(report: Json, recipe: Recipe) -> str:
     if training["best_step"] is not None and report["status"] != "interrupted":
         said.append(f"The held-out loss was lowest at step {training['best_step']:,}.")
     return " ".join(said) + _headline(report["forgetting"])
+
+
+def _stages(report: Json) -> str:
+    """Each of several stages in a line."""
+    rows = []
+    for stage in report.get("stages") or ():
+        training, found = stage.get("training"), stage.get("vocabulary")
+        losses = [
+            ((stage.get(when) or {}).get("heldout") or {}).get("loss_nats") for when in ("before", "after")
+        ]
+        held = " -> ".join(_amount("loss", loss) for loss in losses) if training else ""
+        if found:
+            gain = f"{found['before']:.3f} -> {found['after']:.3f} tokens a character"
+            held = f"{found['new_tokens']:,} new tokens; {gain}"
+        numbers = [f"{training['steps']:,}", f"{training['tokens']:,}"] if training else ["", ""]
+        rows.append([stage["name"], stage["status"], *numbers, held])
+    head = ["stage", "", "steps", "tokens", "held-out loss, on its own rows"]
+    return "## The stages\n\n" + _table(head, rows, (2, 3)) if rows else ""
 
 
 def _headline(table: Mapping[str, Json]) -> str:

@@ -17,8 +17,9 @@ from tunesmith import hub
 from tunesmith.errors import ModelError
 from tunesmith.folder import RunFolder, is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
+from tunesmith.model.run_recipe import recipe_of
 from tunesmith.model.whole import require_whole
-from tunesmith.recipe import Model, load
+from tunesmith.recipe import Model
 
 Kind = Literal["chat", "base", "unknown"]
 
@@ -48,7 +49,7 @@ def read_config(model: Model, _runs: int = 0) -> FoundConfig:
     assert model.path is not None
     path = Path(model.path).expanduser()
     if is_run(path):
-        return _of_run(RunFolder(path), model, _runs)
+        return _of_run(RunFolder(path).last, model, _runs)
     if is_adapter(path):
         base = read_config(_next_base(read_adapter(model).base, runs=_runs, name=model.path), _runs + 1)
         return FoundConfig(base.values, model.path, base.kind)
@@ -75,7 +76,7 @@ def _of_run(run: RunFolder, model: Model, runs: int) -> FoundConfig:
         raise ModelError.at(
             str(run.path), "its recipe leads back to itself", "correct model: in its recipe.yaml"
         )
-    base = load(run.recipe).model
+    base = recipe_of(run).model
     return read_config(base.model_copy(update={"trust_remote_code": model.trust_remote_code}), runs + 1)
 
 

@@ -211,6 +211,19 @@ def facts_from_config(
     return replace(facts, norms=_norms(facts), outside=_outside(facts))
 
 
+def with_rows(facts: ModelFacts, rows: int) -> ModelFacts:
+    """The facts of the same model with tables of so many rows."""
+    resized = replace(facts, vocab_size=rows)
+    if facts.skeleton is None:
+        return replace(resized, outside=_outside(resized))
+    tables = {f"{name}.weight" for name in (facts.spelling.embedding, facts.spelling.head)}
+    named = tuple(
+        (name, count // facts.vocab_size * rows if name in tables else count)
+        for name, count in facts.skeleton.named
+    )
+    return replace(resized, skeleton=replace(facts.skeleton, named=named))
+
+
 def _text_part(config: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], bool]:
     """The values that speak of text. Raises ModelError where that part cannot be had by itself."""
     text = config.get("text_config")

@@ -26,7 +26,8 @@ from numpy import ndarray
 
 from tunesmith.folder import RunFolder, is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
-from tunesmith.recipe import Model, load
+from tunesmith.model.run_recipe import recipe_of
+from tunesmith.recipe import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -76,7 +77,7 @@ class Tables:
 
 def read_tables(model: Model) -> Tables | None:
     """The tables of a model whose weights lie here in a form that can be judged, else None."""
-    folder = _weights_of(model)
+    folder = weights_folder(model)
     if folder is None:
         return None
     found = dict(_tensors(folder))
@@ -122,19 +123,19 @@ def untrained_rows(table: Table, ids: Iterable[int], added: Collection[int], tok
     return found
 
 
-def _weights_of(model: Model) -> Path | None:
+def weights_folder(model: Model) -> Path | None:
     """The folder of the weights that a recipe's model starts from; None where they are not here, or new."""
     for _ in range(20):  # runs on runs on runs
         if model.path is None:
             return None
         path = Path(model.path).expanduser()
         if is_run(path):
-            run = RunFolder(path)
+            run = RunFolder(path).last
             if run.model.is_dir():
                 return run.model
             if _trains_tables(run.adapter):
                 return None
-            model = load(run.recipe).model
+            model = recipe_of(run).model
         elif is_adapter(path):
             if _trains_tables(path):
                 return None

@@ -1,6 +1,6 @@
 """The recipe: the one input of a run. load("recipe.yaml", ["optim.lr=2e-4"]) -> Recipe -> dump(recipe)."""
 
-from tunesmith.recipe.document import Recipe, diff, dump, load, parse, set_key
+from tunesmith.recipe.document import Recipe, Stage, diff, dump, load, parse, set_key, values_of
 from tunesmith.recipe.section import Section, steps_of
 from tunesmith.recipe.sections import (
     TEMPLATES,
@@ -50,6 +50,7 @@ from tunesmith.recipe.tuning import (
     Tuning,
     Vera,
 )
+from tunesmith.recipe.vocabulary import Vocabulary
 
 __all__ = [
     "IA3",
@@ -91,6 +92,7 @@ __all__ = [
     "Section",
     "Sharding",
     "Source",
+    "Stage",
     "Steps",
     "Tags",
     "Task",
@@ -98,10 +100,12 @@ __all__ = [
     "Tuned",
     "Tuning",
     "Vera",
+    "Vocabulary",
     "diff",
     "dump",
     "load",
     "parse",
     "set_key",
     "steps_of",
+    "values_of",
 ]

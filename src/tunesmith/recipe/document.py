@@ -1,12 +1,14 @@
 """The recipe as a whole: YAML in, a frozen and checked object out, all problems at once.
 
 load("recipe.yaml", ["optim.lr=2e-4"])  ->  Recipe  ->  dump(recipe) == what the run folder keeps
+With `stages` the Recipe speaks as its last stage does, from the first one's model; `stages` holds each by itself.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +16,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from tunesmith.errors import Problem, RecipeError
+from tunesmith.recipe.expand import Part, expand, find, folder_of
 from tunesmith.recipe.plain_yaml import parse_yaml
 from tunesmith.recipe.problems import problems
 from tunesmith.recipe.section import Section
@@ -34,6 +37,7 @@ from tunesmith.recipe.sections import (
     Tokens,
 )
 from tunesmith.recipe.tuning import TUNING_ALIASES, Lora, Tuning
+from tunesmith.recipe.vocabulary import Vocabulary
 
 
 class Recipe(Section):
@@ -67,6 +71,8 @@ class Recipe(Section):
     """Of every random choice."""
     output: str = "runs/my-first-run"
     """The run folder."""
+    stages: tuple[Stage, ...] = ()
+    """Several recipes in order, each starting from the one before; keys at the top hold for each."""
 
     @field_validator("track", mode="before")
     @classmethod
@@ -115,6 +121,20 @@ class Recipe(Section):
         )
 
 
+class Stage(Section):
+    """One of several: a recipe of its own, whose model is the stage before; or new tokens for that model."""
+
+    name: str
+    """Its name in reports and folders; what it does, where none is given."""
+    recipe: Recipe | None = None
+    """What it trains. Its output lies in the whole run's folder."""
+    vocabulary: Vocabulary | None = None
+    """Or the tokens it adds."""
+
+
+Recipe.model_rebuild()
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply key=value overrides, such as optim.lr=2e-4 (values are YAML).
 
@@ -147,15 +167,21 @@ def _apply(values: dict[str, Any], override: str) -> Problem | None:
     return None
 
 
-def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key of plain recipe values in place, as an override does."""
+def set_key(values: dict[str, Any], key: str, value: Any, of_stage: bool = False) -> None:
+    """Set one dotted key of plain recipe values in place, as an override does; a stage leaves the rest to the top."""
     *parents, last = key.split(".")
+    if parents[:1] == ["stages"] and isinstance(values.get("stages"), list):
+        stage = find(values["stages"], parents[1] if parents[1:] else last)
+        if not isinstance(stage, dict) or not parents[1:]:
+            fix = "write stages.NAME.key=value, or stages.0.key=value"
+            raise RecipeError.at(key, "names no key of a stage", fix)
+        return set_key(stage, ".".join([*parents[2:], last]), value, of_stage=True)
     here: dict[str, Any] = values
     for name in parents:
         inner = here.get(name)
         if isinstance(inner, str) and name in ("model", "tuning", "objective"):
             inner = {{"model": "path", "tuning": "method", "objective": "kind"}[name]: inner}
-        if name == "tuning" and inner is None:
+        if name == "tuning" and inner is None and not of_stage:
             inner = {"method": Recipe.model_fields["tuning"].default.method}
         here[name] = inner = inner if isinstance(inner, dict) else {}
         here = inner
@@ -164,6 +190,7 @@ def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     if parents == ["budget"]:
         here.clear()
     here[last] = value
+    return None
 
 
 def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:
@@ -172,25 +199,85 @@ def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[
     misfits = [problem for override in overrides if (problem := _apply(chosen, override))]
     if misfits:
         raise RecipeError(misfits)
+    if chosen.get("stages"):
+        return _parse_stages(chosen, where)
     try:
         return Recipe.model_validate(chosen)
     except ValidationError as error:
         raise RecipeError(problems(error, Recipe, where)) from error
 
 
+def _parse_stages(values: dict[str, Any], where: str) -> Recipe:
+    """A recipe of several stages. Raises RecipeError with all problems of all stages, each told where it stands."""
+    parts, misplaced = expand(values)
+    found = {problem.where: replace(problem, where=f"{where}: {problem.where}") for problem in misplaced}
+    whole = {key: values[key] for key in ("output", "track") if key in values}
+    stages = []
+    for part in parts:
+        try:
+            if part.vocabulary is not None:
+                section = Vocabulary.model_validate(part.vocabulary)
+                stages.append(Stage(name=part.name, vocabulary=section))
+                continue
+            recipe = Recipe.model_validate({**part.merged, **whole})
+            output = f"{recipe.output}/{folder_of(part.index, part.name)}"
+            alone = recipe.model_copy(update={"output": output, "track": ()})
+            stages.append(Stage(name=part.name, recipe=alone))
+        except ValidationError as error:
+            for problem in problems(error, Recipe if part.vocabulary is None else Vocabulary, where):
+                place = _place(part, problem.where.removeprefix(f"{where}: "), values)
+                found.setdefault(place, replace(problem, where=f"{where}: {place}"))
+    if found:
+        raise RecipeError(found.values())
+    stages = [_with_text(stage, stages[n + 1 :]) for n, stage in enumerate(stages)]
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+def _place(part: Part, key: str, values: dict[str, Any]) -> str:
+    """Where a faulty key was written."""
+    if part.vocabulary is not None:
+        return f"stages.{part.index}.vocabulary.{key}".removesuffix(".recipe")
+    return part.where(key, values)
+
+
+def _with_text(stage: Stage, later: Sequence[Stage]) -> Stage:
+    """A vocabulary without data of its own learns from what the next stage learns from."""
+    if stage.vocabulary is None or stage.vocabulary.data:
+        return stage
+    train = next(after.recipe.data.train for after in later if after.recipe is not None)
+    return stage.model_copy(update={"vocabulary": stage.vocabulary.model_copy(update={"data": train})})
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain values, every one spelt out, as `parse` takes them."""
+    values: dict[str, Any] = recipe.model_dump(mode="json", exclude={"stages"})
+    if not recipe.stages:
+        return values
+    stages = []
+    for stage in recipe.stages:
+        inner = stage.model_dump(mode="json", exclude={"recipe"}, exclude_none=True)
+        if stage.recipe is not None:
+            own = values_of(stage.recipe)
+            inner |= {key: value for key, value in own.items() if key not in ("model", "output", "track")}
+        stages.append(inner)
+    return {**{key: values[key] for key in ("model", "output", "track")}, "stages": stages}
+
+
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every value spelt out, aliases expanded; load(dump(r)) == r."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True)
 
 
 def diff(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:
     """Keys whose values differ: (dotted key, old, new)."""
-    flat_old, flat_new = _flatten(old.model_dump(mode="json")), _flatten(new.model_dump(mode="json"))
+    flat_old, flat_new = _flatten(values_of(old)), _flatten(values_of(new))
     keys = list(dict.fromkeys([*flat_old, *flat_new]))
     return [(k, flat_old.get(k), flat_new.get(k)) for k in keys if flat_old.get(k) != flat_new.get(k)]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if prefix == "stages" and isinstance(value, list):
+        value = {stage["name"]: stage for stage in value}
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}

@@ -93,7 +93,7 @@ class _Words:
         if near:
             return f"did you mean {near[0]}? "
         for outer, field in self.root.model_fields.items():
-            if any(key in inner.model_fields for inner in _members(field.annotation)):
+            if outer != "stages" and any(key in inner.model_fields for inner in _members(field.annotation)):
                 return f"it belongs into {outer}: {outer}.{key}; "
         habit = difflib.get_close_matches(key, HABITS, n=1, cutoff=0.8)
         return f"did you mean {HABITS[habit[0]]}? " if habit else ""
@@ -109,6 +109,8 @@ class _Words:
 def _sections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """(key or tag, section) of everything nested in a section."""
     for name, field in section.model_fields.items():
+        if name == "stages":  # each is a recipe again, and validated by itself
+            continue
         members = list(_members(field.annotation))
         for member in members:
             # of a union with tags each member is found by its tag, else by the key

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.folder import RunFolder, read_json, write_json
-from tunesmith.recipe import load
+from tunesmith.recipe import load, values_of
 from tunesmith.tracking.metrics import flat, point, scores
 from tunesmith.tracking.sinks import SINKS, About, Sink
 
@@ -39,7 +39,7 @@ def follow(
     folder = run.tracking / name
     memory = _recall(run, name)
     recipe = load(run.recipe)
-    config = flat(recipe.model_dump(mode="json"))
+    config = flat(values_of(recipe))
     about = About(run.path.resolve().name, folder, config, run.recipe.read_text(encoding="utf-8"), memory.id)
     sink = (open_sink or SINKS[name])(about)
     memory.id, memory.note, memory.status = sink.id, sink.note, "running"

@@ -13,7 +13,8 @@ import numpy as np
 
 from tunesmith.errors import RecipeError
 from tunesmith.model.config import read_config
-from tunesmith.model.rows import Tables, read_tables, untrained_rows
+from tunesmith.model.rows import Tables, read_tables, untrained_rows, weights_folder
+from tunesmith.model.vocabulary_file import new_ids
 from tunesmith.tuning.footprint import footprint
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
     from tunesmith.model.facts import ModelFacts
-    from tunesmith.recipe import Recipe
+    from tunesmith.recipe import Model, Recipe
 
 
 def with_new_tokens(
@@ -31,13 +32,18 @@ def with_new_tokens(
     template: ChatTemplate,
     data: Prepared,
     facts: ModelFacts,
+    model: Model | None,
 ) -> ModelFacts:
-    """The facts with `new_tokens`: added tokens of the data whose rows the base has not learnt.
+    """The facts with `new_tokens`: a vocabulary's, and added tokens of the data whose rows the base has not learnt.
 
+    `model` is what the tables are read of; None where they are yet to be trained.
     Raises RecipeError where a control token would stay untrained, and where new_tokens_only has none to train.
     """
     only = recipe.tuning.new_tokens_only
-    tables = read_tables(recipe.model)
+    told = set(facts.new_tokens) | set(new_ids(weights_folder(model) if model else None))
+    tables = read_tables(model) if model else None
+    if tables is None and (told or model is None):
+        return replace(facts, new_tokens=tuple(sorted(told)))
     if tables is None:
         if only:
             what = "new tokens are told by the weights, which are not here yet, or have fewer than 16 bits"
@@ -47,11 +53,13 @@ def with_new_tokens(
         return facts
     added = set(tokenizer.get_added_vocab().values())
     read, written = _untrained(tables, data, added, len(tokenizer))
-    if only and not (read or written):
+    if only and not (told or read or written):
         what = "the model has learnt every added token of the data: no row would train"
         raise RecipeError.at("tuning.new_tokens_only", what, "leave out new_tokens_only and also_train")
-    _refuse(recipe, tokenizer, template, facts, read, written)
-    return replace(facts, new_tokens=tuple(sorted(read | written)))
+    facts = replace(facts, new_tokens=tuple(sorted(told | read | written)))
+    assert model is not None
+    _refuse(recipe, tokenizer, template, facts, read, written, _own(recipe, model, tokenizer))
+    return facts
 
 
 def _untrained(
@@ -81,6 +89,7 @@ def _refuse(
     facts: ModelFacts,
     read: set[int],
     written: set[int],
+    own: set[int],
 ) -> None:
     """Raise RecipeError where a control token stays untrained that the base need not have learnt otherwise."""
     trains = footprint(recipe.tuning, facts)
@@ -88,7 +97,7 @@ def _refuse(
     embedding, head = f"{facts.spelling.embedding}.weight", f"{facts.spelling.head}.weight"
     stay = set() if embedding in names else set(read)
     stay |= set() if (embedding if facts.tied else head) in names else written
-    stay &= set(template.control.by_text.values()) - _own(recipe, tokenizer)
+    stay &= set(template.control.by_text.values()) - own
     if not stay:
         return
     tokens = ", ".join(tokenizer.convert_ids_to_tokens(sorted(stay)))
@@ -103,9 +112,9 @@ def _refuse(
     )
 
 
-def _own(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> set[int]:
+def _own(recipe: Recipe, model: Model, tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """BOS, EOS and padding of the base itself: no template does without, and padding's row is 0 by construction."""
-    config = read_config(recipe.model).values
+    config = read_config(model).values
     text = config.get("text_config") or config.get("llm_config") or {}
     values = [part.get(f"{kind}_token_id") for part in (config, text) for kind in ("bos", "eos", "pad")]
     if recipe.model.tokenizer is None:

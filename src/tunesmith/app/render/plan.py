@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tunesmith.app.render import base
+from tunesmith.app.render import base, stages
 from tunesmith.app.render.memory import stacked
 
 BAR = 24
@@ -15,10 +15,12 @@ BAR = 24
 
 def page(plan: dict[str, Any], note: str = "") -> RenderableType:
     """The contracted plan document, for a person."""
+    each = stages.planned(plan["stages"]) if plan.get("stages") else None
     return base.page(
         base.heading("plan", note),
         verdict(plan),
         overview(plan),
+        each,
         memory(plan),
         stacked(plan),
         largest(plan),

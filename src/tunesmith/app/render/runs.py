@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from tunesmith.app.render import base, scores
+from tunesmith.app.render import base, scores, stages
 from tunesmith.app.render.curve import Line, chart
 from tunesmith.app.render.picture import smooth
 
@@ -116,6 +116,7 @@ def show_page(document: dict[str, Any]) -> RenderableType:
     return base.page(
         base.heading("run", document["run"]),
         base.facts(pairs),
+        stages.came_to(report["stages"]) if report.get("stages") else None,
         course_chart(document),
         scores.heldout(report.get("before"), report.get("after")),
         scores.forgetting(report["forgetting"]) if report.get("forgetting") else None,

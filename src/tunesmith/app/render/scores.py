@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from tunesmith.app.render import base
+from tunesmith.app.render import base, stages
 from tunesmith.evaluation.interval import task_interval
 
 VERDICTS = {
@@ -147,6 +147,7 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
     steps = [f"tunesmith chat {run}", f"tunesmith export {run} --to merged", f"tunesmith runs show {run}"]
     return base.page(
         head,
+        stages.came_to(report["stages"]) if report.get("stages") else None,
         spent(report),
         heldout(report.get("before"), report.get("after")),
         forgetting(report["forgetting"]) if report.get("forgetting") else None,
