@@ -389,10 +389,16 @@ def runs_compare(
     return Answer(document | {"png": png}, pages.compare_page, json)
 
 
-def doctor(*, json: Json = False) -> Answer:
+def doctor(
+    *,
+    quick: Annotated[
+        bool, Parameter(name="--quick", help="Without the test of the matrix units (ten seconds).")
+    ] = False,
+    json: Json = False,
+) -> Answer:
     """What this machine can do, and what is missing."""
     from tunesmith.app.doctor import diagnose
     from tunesmith.app.render import doctor as pages
 
-    document = diagnose()
+    document = diagnose(quick)
     return Answer(document, pages.page, json, code=0 if document["ok"] else 2)

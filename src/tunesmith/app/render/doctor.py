@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -26,4 +26,21 @@ def page(document: dict[str, Any]) -> RenderableType:
         if document["ok"]
         else base.mark("bad", "something here will make runs fail")
     )
-    return base.page(base.heading("doctor", "this machine"), base.indent(grid), verdict)
+    return base.page(
+        base.heading("doctor", "this machine"), base.indent(grid), beside(document.get("extras", [])), verdict
+    )
+
+
+def beside(extras: list[dict[str, Any]]) -> RenderableType | None:
+    """Optional parts that are missing: what for, what they cost, the words to type."""
+    lines: list[RenderableType] = []
+    for extra in extras:
+        if not extra["missing"]:
+            continue
+        body = Text(f"{extra['for']}: {', '.join(extra['missing'])}")
+        body.append(
+            f"\nat most {extra['megabytes']} MB, about {base.duration(extra['seconds'])} to fetch", "quiet"
+        )
+        body.append(f"\n→ {extra['install']}", "accent")
+        lines.append(base.indent(base.bullet(Text("·", "quiet"), body)))
+    return Group(Text("  can be added", "key"), *lines) if lines else None
