@@ -46,7 +46,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (MAKE, "data sample", reshape.data_sample),
     (MAKE, "data augment", reshape.data_augment),
     (MAKE, "vocab", vocabulary.vocab),
-    (MAKE, "plan", verbs.plan),
+    (MAKE, "plan", advising.plan),
     (MAKE, "lr-find", advising.lr_find),
     (MAKE, "train", verbs.train),
     (MAKE, "sweep", advising.sweep),

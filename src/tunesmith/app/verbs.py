@@ -115,55 +115,6 @@ def data_stats(
     return Answer(document_of(found), lambda document: data.stats_page(document, target), json)
 
 
-def plan(
-    recipe: RecipeFile,
-    /,
-    *overrides: Overrides,
-    memory: Annotated[
-        str | None,
-        Parameter(
-            name="--memory", help="Plan for another device: a size (24GB, cpu:64GB) or a card (4090, H200)."
-        ),
-    ] = None,
-    fix: Annotated[
-        str | None, Parameter(name="--fix", help="Write the nearest recipe that fits to this new file.")
-    ] = None,
-    picture: Annotated[
-        str | None,
-        Parameter(name="--picture", help="Draw the memory, phase by phase, into this .png or .svg."),
-    ] = None,
-    apply: Annotated[
-        str | None,
-        Parameter(
-            name="--apply", help="Write the recipe with the advice taken, comments kept, to this new file."
-        ),
-    ] = None,
-    json: Json = False,
-) -> Answer:
-    """What a run will cost, and what is advised, before it starts.
-
-    Memory by term, time and disk, from the model's config and the data's lengths; no weight is loaded.
-    """
-    if apply is not None:
-        from tunesmith.app.advising import write_advised
-
-        return write_advised(recipe, overrides, apply, memory, json)
-    from tunesmith import run
-    from tunesmith.app import planning
-    from tunesmith.app.render import plan as pages
-    from tunesmith.app.render import plan_picture
-    from tunesmith.recipe import load
-
-    with reporting() as reporter:
-        found = run.plan(load(recipe, overrides), reporter=reporter, **({"memory": memory} if memory else {}))
-    if picture:
-        plan_picture.save(found, Path(picture), Path(recipe).name)
-    if fix:
-        planning.write_fitting(recipe, overrides, found, fix)
-    files = {name: file for name, file in (("fixed", fix), ("picture", picture)) if file}
-    return Answer(document_of(found) | files, lambda document: pages.page(document, recipe), json)
-
-
 def train(
     recipe: RecipeFile,
     /,
