@@ -1,0 +1,308 @@
+"""One contestant on one cell, in its own process: train.py WHO JOB [--device cuda] [--tiny]; prints one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from typing import Any
+
+import torch
+from shapes import PEAK_FLOPS, config_values, flops_a_token, rows
+
+WARM, TIMED = 3, 5
+RATE = 1e-4
+
+
+def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[str, Any]:
+    """Our own step, through the engine that `tunesmith train` runs."""
+    import numpy as np
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tunesmith import __version__
+    from tunesmith.data.samples import IGNORED, Sample
+    from tunesmith.engine.optim import make_optimizer, set_rate
+    from tunesmith.engine.step import Stepper
+    from tunesmith.kernels import attention
+    from tunesmith.model import load
+    from tunesmith.objectives.language_modelling import summed_loss
+    from tunesmith.recipe import parse
+    from tunesmith.tuning.build import build
+    from tunesmith.tuning.method import Moments, Setting
+
+    assert load.DTYPES  # registers the attention
+    tuning = {
+        "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16},
+        "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
+    }[job["method"]]  # fmt: skip
+    recipe = parse({
+        "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
+        "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"},
+    })  # fmt: skip
+    half = torch.bfloat16 if device != "cpu" else torch.float32
+    config = AutoConfig.for_model(**values)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=half, attn_implementation=attention.NAME)
+    if job["method"] == "qlora":
+        quantise(model)
+    method = build(recipe.tuning)
+    tuned = method.prepare(model, Setting())
+    randomise(tuned.trainable.items())
+    if job.get("cap_gib"):
+        load.checkpoint_layers(model)
+    optimizer = make_optimizer(
+        method.parameter_groups(tuned, recipe.optim), (0.9, 0.999), recipe.optim.optimizer
+    )
+    stepper = Stepper(
+        tuned, optimizer, method.hooks(tuned, Moments(optimizer)), summed_loss, packing=True,
+        autocast=device != "cpu", grad_clip=1.0,
+    )  # fmt: skip
+    tuned.model.train()
+    set_rate(optimizer, RATE)
+    clock = Clock(device)
+    for number, step in enumerate(rows(job, WARM + TIMED, values["vocab_size"]), 1):
+        samples = [
+            Sample(
+                ids[:-1], np.where(np.arange(len(ids) - 1) >= 0, ids[1:], IGNORED).astype(np.int32), "row:1"
+            )
+            for ids in step
+        ]
+        targets = sum(len(ids) - 1 for ids in step)
+        done = stepper.take(number, samples, float(targets), job["step_tokens"])
+        clock.tick(targets, done.loss_nats, done.grad_norm)
+    return {
+        "version": __version__,
+        "forecast_bytes": forecast(recipe, values, job),
+        **clock.result(job, values),
+    }
+
+
+def quantise(model: Any) -> None:
+    """Each linear layer but the head, held in 4 bits."""
+    from tunesmith.model.four_bit import from_dense
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], from_dense(module, "nf4", True))
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def forecast(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> int | None:
+    """What `tunesmith plan` would have said of this cell; None where it can say nothing."""
+    from tunesmith.model.facts import facts_from_config
+    from tunesmith.plan.device import find_device
+    from tunesmith.plan.forecast import RunShape, make_plan
+
+    length = job["length"] or 800
+    shape = RunShape(
+        steps=WARM + TIMED, tokens=job["step_tokens"] * (WARM + TIMED), targets=job["step_tokens"] * (WARM + TIMED),
+        step_tokens=job["step_tokens"], longest=length, rows=8,
+    )  # fmt: skip
+    try:
+        return int(make_plan(recipe, facts_from_config(values), shape, find_device()).peak_bytes)
+    except Exception as error:  # a forecast that fails must not lose the measurement beside it
+        print(f"no forecast: {error}")
+        return None
+
+
+def randomise(named: Any) -> None:
+    """B of a LoRA is 0 at first, and zeros run faster than numbers do."""
+    for name, weight in named:
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=1e-3)
+
+
+class Clock:
+    """Seconds, losses and norms of each step; a peer's loss costs its own synchronisation, as ours does."""
+
+    def __init__(self, device: str) -> None:
+        self.device, self.times, self.targets = device, [], []
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+
+    def tick(self, targets: int, loss: float, norm: float) -> None:
+        """A step is done."""
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+        self.times.append(time.perf_counter())
+        self.targets.append(targets)
+        self.losses.append(loss)
+        self.norms.append(norm)
+
+    def result(self, job: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+        """Rates after the warm-up. MFU = arithmetic of the method (shapes.flops_a_token) x rate / 989 TFLOP/s."""
+        seconds = self.times[-1] - self.times[WARM - 1]
+        rate = sum(self.targets[WARM:]) / seconds
+        cuda = self.device != "cpu"
+        return {
+            "tokens_per_second": rate,
+            "mfu": rate * flops_a_token(job, values, job["length"] or 230) / PEAK_FLOPS,
+            "peak_bytes": torch.cuda.max_memory_reserved() if cuda else 0,
+            "allocated_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
+            "losses": self.losses, "norms": self.norms,
+        }  # fmt: skip
+
+
+def trl(job: dict[str, Any], values: dict[str, Any], device: str, liger: bool) -> dict[str, Any]:
+    """TRL at its best: packed, bf16, fused AdamW, checkpointing only under a cap; Liger's kernels if asked."""
+    import trl as library
+    from datasets import Dataset
+    from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    half = torch.bfloat16 if device != "cpu" else torch.float32
+    options: dict[str, Any] = {}
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**values), dtype=half, attn_implementation="sdpa"
+        )
+    if job["method"] == "qlora":
+        quantise_as_peers_do(model)
+    peft = None
+    if job["method"] in ("lora", "qlora"):
+        from peft import LoraConfig
+
+        peft = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    elif job["method"] == "freeze":
+        model.requires_grad_(False)
+        model.model.layers[-2:].requires_grad_(True)
+    clock = Clock(device)
+    made = rows(job, WARM + TIMED, values["vocab_size"])
+    flat = [ids.tolist() for step in made for ids in step]
+    longest = max(map(len, flat))
+    if job["length"] is None:
+        options |= {"packing": True, "packing_strategy": "bfd", "max_length": 4096}
+        longest = 4096
+    batch = max(1, job["step_tokens"] // longest)
+    arguments = SFTConfig(
+        output_dir="/tmp/tunesmith-gpu-peer", per_device_train_batch_size=batch, max_steps=WARM + TIMED,
+        learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[],
+        bf16=device != "cpu", gradient_checkpointing=bool(job.get("cap_gib")), use_cpu=device == "cpu",
+        disable_tqdm=True, use_liger_kernel=liger, max_grad_norm=1.0,
+        optim="adamw_8bit" if job["method"] == "full" and device != "cpu" else "adamw_torch_fused",
+        **{"max_length": longest, **options},
+    )  # fmt: skip
+
+    class Ticking(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                clock.tick(job["step_tokens"], float(logs["loss"]), float(logs.get("grad_norm", math.nan)))
+
+    trainer = SFTTrainer(
+        model=model, args=arguments, processing_class=tokenizer(), peft_config=peft, callbacks=[Ticking()],
+        train_dataset=Dataset.from_dict({"input_ids": flat, "labels": flat}),
+    )  # fmt: skip
+    randomise(trainer.model.named_parameters())
+    trainer.train()
+    return {"version": library.__version__, **clock.result(job, values)}
+
+
+def quantise_as_peers_do(model: Any) -> None:
+    """bitsandbytes' own layers."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            layer = Linear4bit(
+                module.in_features,
+                module.out_features,
+                bias=False,
+                compute_dtype=torch.bfloat16,
+                quant_type="nf4",
+            )
+            layer.weight = Params4bit(module.weight.data, requires_grad=False, quant_type="nf4").to(
+                module.weight.device
+            )
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], layer)
+
+
+def unsloth(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[str, Any]:
+    """Unsloth's patched model with its own checkpointing setting, trained by TRL as its guides do."""
+    import tempfile
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from unsloth import FastLanguageModel, __version__
+
+    if job["method"] not in ("lora", "qlora"):
+        raise SystemExit("unsloth: LoRA and QLoRA only in this comparison")
+    with tempfile.TemporaryDirectory() as folder:  # it loads from a folder only
+        with torch.device(device):
+            made = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values), dtype=torch.bfloat16)
+        made.save_pretrained(folder)
+        tokenizer().save_pretrained(folder)
+        del made
+        torch.cuda.empty_cache()
+        model, words = FastLanguageModel.from_pretrained(
+            folder, max_seq_length=4096, load_in_4bit=job["method"] == "qlora", dtype=torch.bfloat16
+        )
+    model = FastLanguageModel.get_peft_model(
+        model, r=16, lora_alpha=32, use_gradient_checkpointing="unsloth" if job.get("cap_gib") else False,
+        target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+    )  # fmt: skip
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    clock = Clock(device)
+
+    class Ticking(TrainerCallback):  # type: ignore[misc]
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs and "loss" in logs:
+                clock.tick(job["step_tokens"], float(logs["loss"]), float(logs.get("grad_norm", math.nan)))
+
+    flat = [ids.tolist() for step in rows(job, WARM + TIMED, values["vocab_size"]) for ids in step]
+    SFTTrainer(
+        model=model, processing_class=words, callbacks=[Ticking()],
+        train_dataset=Dataset.from_dict({"input_ids": flat, "labels": flat}),
+        args=SFTConfig(
+            output_dir="/tmp/tunesmith-gpu-peer", max_steps=WARM + TIMED, learning_rate=RATE, logging_steps=1,
+            per_device_train_batch_size=max(1, job["step_tokens"] // (job["length"] or 4096)), bf16=True,
+            lr_scheduler_type="constant", save_strategy="no", report_to=[], disable_tqdm=True, max_length=4096,
+            packing=job["length"] is None, optim="adamw_torch_fused",
+        ),
+    ).train()  # fmt: skip
+    return {"version": __version__, **clock.result(job, values)}
+
+
+def tokenizer() -> Any:
+    """One that only pads."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<eos>": 1}, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+
+
+CONTESTANTS = {
+    "tunesmith": tunesmith,
+    "trl": lambda job, values, device: trl(job, values, device, liger=False),
+    "trl_liger": lambda job, values, device: trl(job, values, device, liger=True),
+    "unsloth": unsloth,
+}
+
+
+def main() -> None:
+    """Train and print what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", choices=CONTESTANTS)
+    parser.add_argument("job")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    asked = parser.parse_args()
+    job = json.loads(asked.job)
+    if asked.tiny:
+        job |= {"length": job["length"] and 64, "step_tokens": 256, "cap_gib": None}
+    torch.manual_seed(0)
+    if job.get("cap_gib") and asked.device != "cpu":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(job["cap_gib"] * 2**30 / total)
+    print(json.dumps(CONTESTANTS[asked.who](job, config_values(job, asked.tiny), asked.device)))
+
+
+if __name__ == "__main__":
+    main()
