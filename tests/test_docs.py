@@ -14,7 +14,7 @@ from tunesmith.recipe.plain_yaml import parse_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "README.zh-CN.md"])
-GUIDES = ("quickstart", "own-model", "chat-or-base", "report", "ladder", "data-tools")
+GUIDES = ("quickstart", "own-model", "chat-or-base", "report", "ladder", "data-tools", "advice", "sweep")
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -62,6 +62,21 @@ def test_the_recipe_of_the_quickstart_is_one(language: str) -> None:
     text = (ROOT / "docs" / f"quickstart{language}.md").read_text(encoding="utf-8")
     (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.S)
     assert parse(parse_yaml(recipe, "quickstart")).output == "runs/faq"
+
+
+# mutation tried: a rule more in RULES; "point 5" for "point 7" in a row
+@pytest.mark.parametrize("language", ["", ".zh-CN"])
+def test_the_page_of_advice_has_a_line_for_every_rule_with_its_source(language: str) -> None:
+    from tests.plan.test_advice import TRIGGERS
+    from tunesmith.plan.advice import advise
+
+    text = (ROOT / "docs" / f"advice{language}.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", text, re.M))
+    assert list(rows) == [rule.__name__ for rule in RULES]
+    for name, source in rows.items():
+        (advice,) = advise(TRIGGERS[name].case())
+        named = re.compile(r"note 00\d|arXiv:[\d.]+|\d+")
+        assert set(named.findall(source)) <= set(named.findall(advice.source)), name
 
 
 def test_rules_of_advice_that_the_guides_name_exist() -> None:

@@ -38,7 +38,8 @@ def _row(
     report = read_json(folder.report) if folder.report.exists() else {}
     after, training = report.get("after") or {}, report.get("training") or {}
     plan = report.get("plan") or {}
-    tasks = after.get("tasks") or {}
+    tasks, ledger = after.get("tasks") or {}, report.get("ledger") or {}
+    repeats = [source["repeats"] for source in ledger.get("sources", ()) if source["use"] == "train"]
     return {
         "name": name,
         "changes": dict(changes),
@@ -50,6 +51,8 @@ def _row(
         "forgetting": {
             task: change for task, change in (report.get("forgetting") or {}).items() if change["group"] == "general"
         },
+        "rows": ledger["splits"]["train"]["rows"] if ledger else None,
+        "passes": max(repeats, default=None),
         "steps": training.get("steps"),
         "tokens": training.get("tokens"),
         "targets": training.get("targets"),

@@ -62,21 +62,21 @@ def results(document: dict[str, Any]) -> RenderableType:
 
 
 def prices(document: dict[str, Any]) -> RenderableType:
-    """What each run cost."""
-    rows = [
-        (
-            Text(base.visible(run["name"])),
-            base.count(run["steps"]),
-            base.short_count(run["tokens"]),
-            base.short_count(run["targets"]),
-            base.short_count(run["trainable"]),
-            base.duration(run["seconds"]),
-            base.size(run["peak_bytes"]),
-        )
-        for run in document["runs"]
-    ]
-    columns = ["run", "steps", "tokens", "learnt", "trains", "time", "memory"]
-    return base.table(columns, rows, right=range(1, 7))
+    """What each run read and cost; what is the same for all is left out."""
+    columns = {
+        "rows": lambda run: base.count(run["rows"]),
+        "passes": lambda run: base.number(run["passes"], 1),
+        "steps": lambda run: base.count(run["steps"]),
+        "learnt": lambda run: base.short_count(run["targets"]),
+        "trains": lambda run: base.short_count(run["trainable"]),
+        "time": lambda run: base.duration(run["seconds"]),
+        "memory": lambda run: base.size(run["peak_bytes"]),
+    }
+    runs = document["runs"]
+    if len({run["trainable"] for run in runs}) == 1:
+        del columns["trains"]
+    rows = [[Text(base.visible(run["name"])), *(told(run) for told in columns.values())] for run in runs]
+    return base.table(["run", *columns], rows, right=range(1, len(columns) + 1))
 
 
 def differences(document: dict[str, Any]) -> RenderableType | None:
