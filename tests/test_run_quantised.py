@@ -119,7 +119,14 @@ def test_a_run_on_four_bits_is_the_base_of_another(trained: Path, tmp_path: Path
     assert has_quantised(run.open_model(outcome.run).model)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit"])
+DTYPES_OF_MOMENTS = {
+    "adamw": {"torch.float32"},
+    "adamw_bf16": {"torch.bfloat16"},
+    "adamw_8bit": {"torch.float32"},
+}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_bf16", "adamw_8bit"])
 def test_stopping_and_resuming_ends_with_the_same_bits(model: Path, tmp_path: Path, optimizer: str) -> None:
     # mutation tried: moments not restored
     def made(place: Path) -> Any:
@@ -138,6 +145,9 @@ def test_stopping_and_resuming_ends_with_the_same_bits(model: Path, tmp_path: Pa
     assert all(torch.equal(one[key], other[key]) for key in one)
     kept = load_file(next((Path(whole.run) / "checkpoints").glob("step-*4")) / "optimizer.safetensors")
     assert any(name.endswith("|m_codes") for name in kept) == (optimizer == "adamw_8bit")
+    assert {str(kept[name].dtype) for name in kept if name.endswith("|exp_avg")} == DTYPES_OF_MOMENTS[
+        optimizer
+    ]
 
 
 def test_bf16_trains_and_exports(model: Path, tmp_path: Path) -> None:
@@ -163,6 +173,11 @@ def test_what_also_trains_beside_four_bits_is_merged_and_tied_stays_whole(
         ({"tuning": {"method": "full", "base": "nf4"}}, "tuning.base", "cannot be held in 4 bits"),
         (
             {"tuning": {"method": "galore"}, "optim": {"optimizer": "adamw_8bit"}},
+            "optim.optimizer",
+            "moments are small already",
+        ),
+        (
+            {"tuning": {"method": "galore"}, "optim": {"optimizer": "adamw_bf16"}},
             "optim.optimizer",
             "moments are small already",
         ),

@@ -240,6 +240,24 @@ def test_weights_gradients_and_states_are_arithmetic(method: str) -> None:
     assert terms["gradients"] == 4 * trainable
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adamw_bf16", "adamw_8bit"])
+def test_the_states_of_each_optimiser_are_as_many_bytes_as_it_holds(kind: Any) -> None:
+    # mutation tried: bf16 moments forecast as fp32 ones
+    import torch
+
+    from tunesmith.engine.optim import make_optimizer
+    from tunesmith.plan.memory import STATE_BYTES
+    from tunesmith.tuning.method import ParameterGroup
+
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in ((256, 64), (64, 128))]
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer = make_optimizer([ParameterGroup(tuple(weights), 0.0)], (0.9, 0.999), kind)
+    optimizer.step()
+    held = sum(v.nbytes for state in optimizer.state.values() for name, v in state.items() if name != "step")
+    assert held == STATE_BYTES[kind] * sum(weight.numel() for weight in weights)
+
+
 @given(
     tokens=st.integers(1, 20_000),
     share=st.floats(0, 1),

@@ -12,65 +12,42 @@ Tensors below 4096 numbers keep fp32 moments. Bytes a parameter: 2 x (1 + 4/256)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from functools import cache
-from typing import Any
+from typing import final
 
 import torch
 from torch import Tensor
 
+from tunesmith.engine.small_adam import PIECE, Moments, SmallAdamW
+
 BLOCK = 256
 LEAST = 4096
-PIECE = 2**22 // BLOCK  # blocks made wide at once: fp32 copies stay at some tens of megabytes
+assert PIECE % BLOCK == 0
 DECADES = 7
 
 
-class AdamW8bit(torch.optim.Optimizer):
-    """AdamW with decoupled decay (arXiv:1711.05101); `lr` is set at each step."""
+@final
+class AdamW8bit(SmallAdamW):
+    """Both moments coded; those of a small tensor in fp32."""
 
-    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
-        super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
+    def first_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Codes of 0 and a scale for each block."""
+        size, where = parameter.numel(), parameter.device
+        if size < LEAST:
+            return {name: torch.zeros(size, device=where) for name in ("exp_avg", "exp_avg_sq")}
+        blocks, state = -(-size // BLOCK), {}
+        zero = {"m": int((signed_codes() == 0).nonzero()), "v": 0}
+        for name, code in zero.items():
+            state[f"{name}_codes"] = torch.full((blocks, BLOCK), code, dtype=torch.uint8, device=where)
+            state[f"{name}_scales"] = torch.zeros(blocks, device=where)
+        return state
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every parameter that has a gradient."""
-        assert closure is None
-        place = 0
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                place += 1
-                if parameter.grad is not None:
-                    self._move(parameter, group, place)
-
-    def _move(self, parameter: Tensor, group: dict[str, Any], place: int) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(_first_state(parameter))
-        state["step"] += 1
-        count, (beta1, beta2) = int(state["step"]), group["betas"]
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        assert parameter.grad is not None
-        for moments, grad, weight in _pieces(state, parameter.grad, parameter, count, place):
-            first, second = moments.wide()
-            first.lerp_(grad, 1 - beta1)
-            second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-            spread = (second / (1 - beta2**count)).sqrt_().add_(group["eps"])
-            weight.addcdiv_(first, spread, value=-group["lr"] / (1 - beta1**count))
-            moments.keep(first, second)
-
-
-def _first_state(parameter: Tensor) -> dict[str, Tensor]:
-    """Zero moments, as tensors that a checkpoint holds as they are."""
-    size, where = parameter.numel(), parameter.device
-    state = {"step": torch.zeros(())}
-    if size < LEAST:
-        return state | {name: torch.zeros(size, device=where) for name in ("exp_avg", "exp_avg_sq")}
-    blocks = -(-size // BLOCK)
-    zero = {"m": int((signed_codes() == 0).nonzero()), "v": 0}
-    for name, code in zero.items():
-        state[f"{name}_codes"] = torch.full((blocks, BLOCK), code, dtype=torch.uint8, device=where)
-        state[f"{name}_scales"] = torch.zeros(blocks, device=where)
-    return state
+    def moments(self, state: dict[str, Tensor], cut: slice, seed: int) -> Moments:
+        """The blocks of these numbers; a small tensor is one piece."""
+        if "m_codes" not in state:
+            return _Wide(state)
+        rows = slice(cut.start // BLOCK, -(-cut.stop // BLOCK))
+        return _Coded(state, rows, cut.stop - cut.start, seed)
 
 
 class _Wide:
@@ -104,7 +81,6 @@ class _Coded:
         self.m_scales.copy_(first.abs().amax(dim=1))
         self.v_scales.copy_(second.amax(dim=1))
         self.m.copy_(nearest(_share(first, self.m_scales), signed_codes(first.device)))
-        # seeded by step and place, not drawn from torch's own state: a resumed run draws the same
         generator = torch.Generator(device=second.device).manual_seed(self.seed)
         chance = torch.rand(second.shape, generator=generator, device=second.device)
         self.v.copy_(one_of_two(_share(second, self.v_scales), square_codes(second.device), chance))
@@ -113,21 +89,6 @@ class _Coded:
         rest = self.m.numel() - self.size
         flat = torch.nn.functional.pad(flat, (0, rest)) if rest else flat
         return flat.view(-1, BLOCK)
-
-
-def _pieces(
-    state: dict[str, Tensor], grad: Tensor, parameter: Tensor, count: int, place: int
-) -> Iterator[tuple[_Wide | _Coded, Tensor, Tensor]]:
-    """Moments, gradient and weights (views, flat), a piece after the other."""
-    flat, weight = grad.float().reshape(-1), parameter.view(-1)
-    if "m_codes" not in state:
-        yield _Wide(state), flat, weight
-        return
-    for begin in range(0, len(state["m_codes"]), PIECE):
-        cut = slice(begin * BLOCK, min((begin + PIECE) * BLOCK, len(flat)))
-        seed = (count * 1_000_003 + place) * 1_000_003 + begin
-        moments = _Coded(state, slice(begin, begin + PIECE), cut.stop - cut.start, seed)
-        yield moments, flat[cut], weight[cut]
 
 
 def _share(blocks: Tensor, scales: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from tunesmith.engine.adam8 import AdamW8bit
+from tunesmith.engine.adam16 import AdamWbf16
 from tunesmith.engine.galore import GaLoreAdamW
 from tunesmith.engine.paged import make_paged
 from tunesmith.recipe import Optim, OptimizerKind, steps_of
@@ -25,6 +26,7 @@ def make_optimizer(
     """The optimiser of a recipe; `lr` is set at each step.
 
     adamw          fused, with fp32 states (Loshchilov & Hutter, arXiv:1711.05101); of projected gradients: galore.py
+    adamw_bf16     states in bf16, rounded at random: adam16.py
     adamw_8bit     states in 8 bits, on every device: adam8.py
     paged_adamw    states that leave the card when it is full, CUDA only; paged_adamw_8bit likewise: paged.py
     """
@@ -47,6 +49,7 @@ _MAKERS: Mapping[
     OptimizerKind, Callable[[list[dict[str, Any]], tuple[float, float]], torch.optim.Optimizer]
 ] = {
     "adamw": _adamw,
+    "adamw_bf16": lambda groups, betas: AdamWbf16(groups, betas, EPSILON),
     "adamw_8bit": lambda groups, betas: AdamW8bit(groups, betas, EPSILON),
     "paged_adamw": lambda groups, betas: make_paged(groups, betas, EPSILON, eight_bit=False),
     "paged_adamw_8bit": lambda groups, betas: make_paged(groups, betas, EPSILON, eight_bit=True),

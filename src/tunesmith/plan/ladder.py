@@ -1,6 +1,7 @@
 """Rungs down to less memory, dearest in quality and time last; the first that fits is the nearest recipe.
 
-as asked -> smaller micro-batches -> recomputing some layers -> 8-bit optimiser -> paged -> LoRA -> QLoRA -> shorter
+as asked -> smaller micro-batches -> recomputing some layers -> bf16 moments -> 8-bit -> paged -> LoRA
+-> QLoRA -> shorter samples
 Each rung says what it would need, whether it fits and how much slower a step becomes.
 """
 
@@ -106,6 +107,8 @@ def _steps(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "as asked", {}
     yield "smaller micro-batches", {"compute.micro_tokens": "auto"}
     yield "recomputed activations", AUTO
+    if recipe.optim.optimizer == "adamw":
+        yield "bf16 optimiser", {**AUTO, "optim.optimizer": "adamw_bf16"}
     if not recipe.optim.optimizer.endswith("8bit"):
         yield "8-bit optimiser", {**AUTO, "optim.optimizer": "adamw_8bit"}
     if setting.device.kind == "cuda":

@@ -45,9 +45,10 @@ ERROR_SHARE: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
 FOUR_BIT_BYTES = 0.5
 SCALE_BYTES: Mapping[bool, float] = {False: FP32 / 64, True: (1 + FP32 / 256) / 64}
-# Two moments in fp32; or in a byte each, with an fp32 scale for each block of 256.
+BF16 = 2
+# Two moments in fp32; in bf16; or in a byte each, with an fp32 scale for each block of 256.
 STATE_BYTES: Mapping[str, float] = {
-    "adamw": 2 * FP32, "paged_adamw": 2 * FP32, "adamw_8bit": 2 * (1 + FP32 / 256),
+    "adamw": 2 * FP32, "paged_adamw": 2 * FP32, "adamw_bf16": 2 * BF16, "adamw_8bit": 2 * (1 + FP32 / 256),
     "paged_adamw_8bit": 2 * (1 + FP32 / 256),
 }  # fmt: skip
 # Rows of logits made at once (kernels/head.py).

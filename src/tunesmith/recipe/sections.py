@@ -174,7 +174,7 @@ class BatchGrowth(Section):
     """Share of the run over which the batch grows, linearly, to optim.batch_tokens."""
 
 
-OptimizerKind = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+OptimizerKind = Literal["adamw", "adamw_bf16", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 
 
 class Optim(Section):
@@ -195,8 +195,8 @@ class Optim(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decay of matrices; norms, biases and embeddings do not decay."""
     optimizer: OptimizerKind = "adamw"
-    """AdamW (arXiv:1711.05101), betas 0.9 and 0.95 for pretrain, 0.9 and 0.999 else; 8 bits hold its moments in a
-    quarter of the memory, paged ones leave the card when it is full (CUDA only)."""
+    """AdamW (arXiv:1711.05101), betas 0.9 and 0.95 for pretrain, 0.9 and 0.999 else; bf16 holds its moments in
+    half of the memory, 8 bits in a quarter, paged ones leave the card when it is full (CUDA only)."""
 
 
 class Epochs(Section):

@@ -1,0 +1,76 @@
+"""AdamW whose moments are held in less than fp32: made wide a piece at a time, moved, and kept small again.
+
+    held m, v --wide--> fp32 m, v --one step of AdamW (arXiv:1711.05101)--> weights moved, m and v --keep--> held
+How they are held is for adam8.py (a byte) and adam16.py (two).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+PIECE = 2**22  # numbers made wide at once: fp32 copies stay at some tens of megabytes
+
+
+class Moments(Protocol):
+    """The two moments of a piece of a parameter."""
+
+    def wide(self) -> tuple[Tensor, Tensor]:
+        """In fp32, flat; they are changed in place."""
+        ...
+
+    def keep(self, first: Tensor, second: Tensor) -> None:
+        """Hold what they have become."""
+        ...
+
+
+class SmallAdamW(torch.optim.Optimizer):
+    """AdamW with decoupled decay; `lr` is set at each step. What is drawn, is drawn from seeds of step and place,
+    never from torch's own state: a resumed run draws the same."""
+
+    def __init__(self, groups: list[dict[str, Any]], betas: tuple[float, float], eps: float) -> None:
+        super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": 0.0})
+
+    @abstractmethod
+    def first_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        """Zero moments, as tensors that a checkpoint holds as they are."""
+
+    @abstractmethod
+    def moments(self, state: dict[str, Tensor], cut: slice, seed: int) -> Moments:
+        """Those of the numbers in `cut` of the flat parameter."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        place = 0
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                place += 1
+                if parameter.grad is not None:
+                    self._move(parameter, parameter.grad.float().reshape(-1), group, place)
+
+    def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], place: int) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            state.update(self.first_state(parameter))
+        # a restore puts it beside the parameter; on the processor, reading it makes no card wait
+        state["step"] = state["step"].cpu() + 1
+        count, (beta1, beta2) = int(state["step"]), group["betas"]
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        flat = parameter.view(-1)
+        for number, begin in enumerate(range(0, len(flat), PIECE)):
+            cut = slice(begin, min(begin + PIECE, len(flat)))
+            moments = self.moments(state, cut, (count * 1_000_003 + place) * 1_000_003 + number)
+            grad = gradient[cut]
+            first, second = moments.wide()
+            first.lerp_(grad, 1 - beta1)
+            second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+            spread = (second / (1 - beta2**count)).sqrt_().add_(group["eps"])
+            flat[cut].addcdiv_(first, spread, value=-group["lr"] / (1 - beta1**count))
+            moments.keep(first, second)
