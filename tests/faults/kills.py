@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from tunesmith.folder import RunFolder, read_json
 from tunesmith.recipe import Recipe, parse
 
 PRELOADED = [
-    "tests.faults.kills", "tunesmith.engine.loop",
+    "tests.folders", "tunesmith.run", "tunesmith.engine.loop",
     "transformers.models.llama.modeling_llama", "peft", "peft.tuners.lora.model",
     "tunesmith.evaluation.evaluate", "tunesmith.evaluation.report", "tunesmith.plan.forecast", "tunesmith.tuning.lora",
     "tunesmith.data.prepare", "tunesmith.tuning.build", "tunesmith.objectives.language_modelling",
@@ -141,26 +142,29 @@ def moments(folder: Path, kills: int, seed: int) -> list[tuple[str, int]]:
     return chosen + draw.choices(every, k=kills - len(chosen))
 
 
-def try_all(kills: int, seed: int, place: Path) -> tuple[Counter[str], list[str]]:
+def try_all(kills: int, seed: int, place: Path, workers: int = 2) -> tuple[Counter[str], list[str]]:
     """Kill, look, go on, compare. Returns how often each point was met, and every fault found."""
     whole = make(place / "whole")
     assert elsewhere(whole, "report:99:kill") == 0
     expected = outcome(whole)
-    met: Counter[str] = Counter()
-    wrong: list[str] = []
+    chosen = moments(whole, kills, seed)
     second = random.Random(seed + 1)
-    for number, (point, at) in enumerate(moments(whole, kills, seed)):
+    plans = [[f"{point}:{at}:kill"] for point, at in chosen]
+    for plan in plans[4::5]:
+        plan.append(f"{second.choice(['step', 'save_weights', 'forward', 'held_out'])}:1:kill")
+
+    def one(number: int) -> list[str]:
         folder = place / f"kill-{number:03d}"
         folder.mkdir()
         shutil.copytree(whole / "model", folder / "model")
         shutil.copy(whole / "rows.jsonl", folder / "rows.jsonl")
-        plans = [f"{point}:{at}:kill"]
-        if number % 5 == 4:
-            plans.append(f"{second.choice(['step', 'save_weights', 'forward', 'held_out'])}:1:kill")
-        wrong += [f"{number} {word}" for word in _one(folder, plans, expected)]
-        met[point] += 1
+        found = _one(folder, plans[number], expected)
         shutil.rmtree(folder)
-    return met, wrong
+        return found
+
+    with ThreadPoolExecutor(workers) as pool:  # each waits for a process of its own
+        wrong = [word for found in pool.map(one, range(len(plans))) for word in found]
+    return Counter(point for point, _ in chosen), wrong
 
 
 def _one(folder: Path, plans: list[str], expected: dict[str, Any]) -> list[str]:
@@ -188,10 +192,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        met, wrong = try_all(asked.kills, asked.seed, Path(place))
+        met, wrong = try_all(asked.kills, asked.seed, Path(place), asked.workers)
     print("| point | kills |\n|---|---:|")
     for point in faults.POINTS:
         if met[point]:
