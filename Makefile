@@ -1,19 +1,21 @@
 # Everything from a fresh machine with only Python >= 3.11 (and pip's usual access to packages):
 #   make demo       install what is needed, then the whole way on the bundled model (CPU, offline)
 #   make test       the tests but the slow ones        make test-all   every test
+#   make soak     a tiny run for 30 minutes (MINUTES=5): memory, files, threads and disk stay flat
 #   make check      lint, format, types, layers, sizes
 # Another Python: make demo PYTHON=python3.12.  Linux without a GPU, a smaller torch:
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+MINUTES ?= 30
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all audit check format clean
+.PHONY: demo test test-all soak audit check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -31,6 +33,9 @@ audit: $(VENV)/.installed-dev
 		$(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit && \
 		$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -s osv; \
 	else echo "audit: the database of faults cannot be reached; docs/audit.md says what is known"; fi
+
+soak: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check
