@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tunesmith import folder as folders
-from tunesmith.errors import FolderError
+from tunesmith.errors import DiskFullError, FolderError
 from tunesmith.folder import RunFolder, is_run, open_run, read_json, write_atomically, write_json
 
 
@@ -85,3 +85,45 @@ def test_only_a_folder_with_a_recipe_is_a_run(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: x")
     assert is_run(tmp_path)
     assert open_run(tmp_path).path == tmp_path
+
+
+def test_a_folder_whose_run_was_killed_before_its_first_word_is_new(tmp_path):
+    # mutation tried: any file at all counts
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    with folder.lock():
+        pass
+    folder.require_new()
+    (folder.checkpoints / "step-00000001").mkdir()
+    with pytest.raises(FolderError, match="--resume"):
+        folder.require_new()
+
+
+def test_a_disk_without_room_for_the_run_is_told_before_it_begins(tmp_path, monkeypatch):
+    # mutation tried: free space alone, without what the run has taken already
+    folder = RunFolder(tmp_path / "run" / "deep")
+    usage = folders.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    folder.require_space(1000)
+    with pytest.raises(DiskFullError) as error:
+        folder.require_space(1001)
+    assert "checkpoint.keep" in error.value.problems[0].fix
+    folder.create()
+    (folder.checkpoints / "x").write_bytes(b"0" * 500)
+    folder.require_space(1500)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    def half() -> None:
+        with folders.staged(tmp_path / "adapter") as staging:
+            (staging / "part").write_text("x")
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        half()
+    assert list(tmp_path.iterdir()) == []
+    for words in ("old", "new"):
+        with folders.staged(tmp_path / "adapter") as staging:
+            (staging / "file").write_text(words)
+    assert (tmp_path / "adapter" / "file").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter"]

@@ -68,6 +68,7 @@ RECIPE: Mapping[str, Rule] = {
     "optim.optimizer": Rule("its moments are kept in another form, and cannot be taken over", never=True),
     "budget": Rule("the end is another, and with it the schedule: the steps to come follow the new one"),
     "seed": Rule(_ORDER),
+    "sharding": Rule(_ROUNDED, harmless=True),
 }
 LIBRARIES: Mapping[str, Rule] = {
     "tunesmith": Rule("its own code is another: samples, steps or schedule may differ"),

@@ -14,6 +14,7 @@ from tests.tiny import random_samples, tiny_model
 from tests.tuning.driving import Drive, drive, fit_run
 from tests.tuning.steps import BATCH, gradients, logits
 from tunesmith.data.loader import collate
+from tunesmith.engine import faults
 from tunesmith.errors import RecipeError
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.tuning.lora_drop import SHARING, choose
@@ -231,3 +232,16 @@ def test_the_choice_is_a_function_of_the_seed(tmp_path: Path) -> None:
 def test_a_sample_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(RecipeError, match="the run has 12"):
         driven(sample=12)
+
+
+def test_a_step_that_is_computed_again_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # mutation tried: forget_step left out of the hooks
+    _, calm, _ = fit_run(tmp_path / "calm", DROP, steps=4, micro_tokens=24)
+    monkeypatch.setenv("TUNESMITH_FAULT", "backward:8:oom")
+    faults.forget_visits()
+    _, tuned, _ = fit_run(tmp_path / "oom", DROP, steps=4, micro_tokens=24)
+    assert "out of memory" in (tmp_path / "oom" / "events.jsonl").read_text()
+    moved, expected = tuned.sharing.moved, calm.sharing.moved  # type: ignore[attr-defined]
+    assert any(expected.values())
+    for name, value in expected.items():
+        assert moved[name] == pytest.approx(value, rel=1e-4), name

@@ -187,8 +187,8 @@ def _held_out_share(recipe: Recipe) -> float:
 
 
 def _disk_bytes(recipe: Recipe, facts: ModelFacts, trainable: int, precision: str) -> int:
-    """Checkpoints kept, one being written, the best one, and what was trained."""
-    checkpoints = recipe.checkpoint.keep + 1 + bool(recipe.evaluation.early_stop)
+    """Checkpoints kept, one being written, the best one (which is never rotated away), and what was trained."""
+    checkpoints = recipe.checkpoint.keep + 2
     result = facts.parameters * (2 if precision == "bf16" else FP32)
     result = result if METHODS[recipe.tuning.method].can.whole else trainable * FP32
     return checkpoints * 3 * FP32 * trainable + result
