@@ -54,6 +54,9 @@ def main() -> None:
     """Run the cells asked for and write JSON and a table beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers", default=sys.executable, help="python that has trl and datasets")
+    parser.add_argument(
+        "--llama-factory", help="python that has llamafactory; it pins older releases of all others"
+    )
     parser.add_argument("--cell", action="append", choices=CELLS)
     parser.add_argument("--contestant", action="append", help=f"of {', '.join(CONTESTANTS)}, hf_default, ...")
     parser.add_argument("--rounds", type=int, default=2)
@@ -66,6 +69,9 @@ def main() -> None:
     asked = parser.parse_args()
     names = ["tunesmith", *(name for name in asked.contestant or CONTESTANTS if name != "tunesmith")]
     pythons = {name: sys.executable if name.startswith("tunesmith") else asked.peers for name in names}
+    if asked.llama_factory:
+        names.append("llama_factory")
+        pythons["llama_factory"] = asked.llama_factory
     kept = asked.out.with_suffix(".json")
     results = json.loads(kept.read_text()) if kept.exists() else []
     for cell in asked.cell or CELLS:
