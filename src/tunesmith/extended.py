@@ -130,17 +130,22 @@ def _sample(learnt: Learnt, tokenizer: PreTrainedTokenizerFast) -> str:
 def decoding_speed(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> float:
     """Characters a second, measured: as many tokens as `text` takes are decoded one by one, the best of a few runs.
 
-    A token costs the same whichever it is, so the model need not know the text.
+    A token costs the same whichever it is, so the model need not know the text. On a processor its own time counts,
+    shared among its threads: other work on the machine would make any comparison worthless.
     """
+    import torch
+
     from tunesmith.model.generate import context_length, generate
 
     count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     tokens = max(1, min(count, context_length(lm) - 2))
+    alone = lm.device.type == "cpu"
+    clock, threads = (time.process_time, torch.get_num_threads()) if alone else (time.perf_counter, 1)
     seconds = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        began = clock()
         generate(lm, [[0]], tokens, (), 0)
-        seconds.append(time.perf_counter() - began)
+        seconds.append((clock() - began) / threads)
     return len(text) * tokens / count / min(seconds)
 
 
