@@ -38,7 +38,8 @@ def rows(path: Path, weight: float) -> str:
 # mutation tried: weights left out by collate; the held-out loss unweighted
 def test_weighed_answers_go_the_whole_way_and_other_weights_are_other_data(model, tmp_path):
     data = {"train": rows(tmp_path / "weighed.jsonl", 5), "validation": 4, "max_length": 256}
-    asked = recipe(model, tmp_path, data=data, optim={"lr": 1e-3, "batch_tokens": 10_000})
+    epoch = run.prepare(recipe(model, tmp_path, data=data)).steps.epoch_tokens
+    asked = recipe(model, tmp_path, data=data, optim={"lr": 1e-3, "batch_tokens": epoch})
     outcome = run.train(asked, stop_after=2)
     folder = RunFolder(Path(outcome.run))
     work = run.prepare(asked)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,11 +244,20 @@ def let_read(path: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees the old text or the new, never a part."""
+    _write_beside(path, [text])
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """The same with lines that need not all be held at once."""
+    _write_beside(path, (line + "\n" for line in lines))
+
+
+def _write_beside(path: Path, parts: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.parent / f".{path.name}.{os.getpid()}.{threading.get_ident()}"  # one writer, one name
     try:
         with open(beside, "w", encoding="utf-8") as file:  # which obeys the user's umask, as mkstemp does not
-            file.write(text)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)

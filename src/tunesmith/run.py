@@ -24,7 +24,7 @@ from tunesmith.errors import (
     TunesmithError,
 )
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
-from tunesmith.folder import RunFolder, open_run, write_atomically, write_json
+from tunesmith.folder import RunFolder, open_run, write_atomically, write_json, write_lines
 from tunesmith.looking import check, clean, show, stats, words_of
 from tunesmith.opened import Opened, answer, evaluate, export, open_model
 from tunesmith.recipe import Recipe, dump
@@ -142,9 +142,11 @@ def prepare(
         recipe.optim.batch_tokens,
         recipe.seed,
         recipe.optim.batch_growth,
+        recipe.data.mix,
+        [source.group for source in recipe.data.train],
     )
     require_suited_length(recipe, len(steps))
-    data = replace(data, ledger=data.ledger.with_repeats(steps.passes))
+    data = replace(data, ledger=data.ledger.with_repeats(steps.passes, steps.requested, steps.realised))
     shape, worst = _measured(steps, data, recipe.data.packing)
     summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
@@ -153,10 +155,8 @@ def prepare(
 
 def _measured(steps: StepPlan, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:
     """How long the run is, and its worst micro-batch."""
-    import numpy as np
-
     from tunesmith.plan.choice import RunShape
-    from tunesmith.plan.worst import worst_of
+    from tunesmith.plan.worst import telling, worst_among
 
     shape = RunShape(
         steps=len(steps),
@@ -164,11 +164,10 @@ def _measured(steps: StepPlan, data: Prepared, packing: bool) -> tuple[RunShape,
         targets=int(steps.step_targets.sum()),
         step_tokens=int(steps.step_tokens.max()),
         longest=data.longest,
-        rows=len(steps.rows),
+        rows=steps.row_count,
     )
-    lengths = np.concatenate([source.lengths for source in data.train])
-    targets = np.concatenate([source.targets for source in data.train])
-    return shape, worst_of(steps.rows, steps.cuts, lengths, targets, packing)
+    chosen = telling(steps.step_tokens, steps.step_targets, steps.step_longest)
+    return shape, worst_among([steps.measure(step) for step in chosen], packing)
 
 
 def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
@@ -187,7 +186,8 @@ def plan(recipe: Recipe, reporter: Reporter | None = None, memory: str | None = 
     device = device_with(memory, find_device()) if memory else None
     if recipe.stages:
         return plan_as_json(plan_stages(recipe, prepare, reporter or Silent(), device))
-    return prepare(recipe, reporter, device).plan.to_json()
+    work = prepare(recipe, reporter, device)
+    return {**work.plan.to_json(), "mix": work.data.ledger.mix()}
 
 
 # --- training -----------------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def _write_beforehand(folder: RunFolder, work: Work) -> None:
     write_atomically(folder.recipe, dump(work.recipe))
     write_json(folder.plan, work.plan.to_json())
     write_json(folder.ledger, work.data.ledger.to_json())
-    write_atomically(folder.ledger_rows, "".join(line + "\n" for line in work.data.ledger.row_lines()))
+    write_lines(folder.ledger_rows, work.data.ledger.row_lines())
     write_json(folder.environment, surroundings_of(work))
 
 

@@ -58,7 +58,7 @@ def require_suited_ids(
     data: Prepared, tokenizer: PreTrainedTokenizerFast, facts: ModelFacts, virtual: int = 0
 ) -> None:
     """Every token must have a row in the embedding, and every place one in a table of learnt positions."""
-    largest = max(int(source.tokens.max(initial=0)) for source in data.train)
+    largest = max(int(source.ids().max(initial=0)) for source in data.train)
     if largest >= facts.vocab_size:
         token = tokenizer.convert_ids_to_tokens(largest)
         what = f"token {token!r} has id {largest}, the model's embedding has {facts.vocab_size} rows"

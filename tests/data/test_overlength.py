@@ -116,6 +116,23 @@ def test_an_expanded_dialogue_is_accounted_for_sample_by_sample(
     assert len(set(learnt)) == len(learnt)
 
 
+# mutation tried: the context learnt again; no context
+def test_parts_overlap_and_what_is_read_again_is_not_learnt_again() -> None:
+    messages = dialogue([(1, 1)] * 12, True)
+    result = result_of("chatml", messages, 120, "split")
+    assert isinstance(result, Rendered)
+    tokenizer = tokenizer_of("chatml")
+    texts = [tokenizer.decode(rendering.ids.tolist()) for rendering in result.renderings]
+    learnt = learnt_texts("chatml", result)
+    assert len(texts) > 2
+    for before, after, own in zip(learnt, texts[1:], learnt[1:]):
+        last = before.rsplit("a", 1)[1].split()[0]  # the number of the last answer of the part before
+        assert f"a{last} it" in after
+        assert f"a{last} it" not in own
+    assert "".join(learnt).count("it<|im_end|>") == 12
+    assert result.tokens_repeated > 0
+
+
 def test_drop_and_error_say_how_long_the_row_is() -> None:
     messages = dialogue([(5, 5), (5, 5)], True)
     dropped = result_of("chatml", messages, 30, "drop")

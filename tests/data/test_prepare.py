@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from tests.data.byte_tokenizer import byte_template, byte_tokenizer
 from tunesmith.data import prepare as module
+from tunesmith.data import work
 from tunesmith.data.gather import objective_of
 from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.data.records import Chat, Message
@@ -133,8 +134,8 @@ def test_samples_are_the_rendered_rows_in_file_order(tmp_path: Path) -> None:
         rows += [to_sample(rendering) for rendering in rendered.renderings]
     expected = collect(rows)
     (train,) = got.train
-    assert train.addresses == expected.addresses
-    for name in ("tokens", "labels", "offsets"):
+    assert tuple(train.addresses) == tuple(expected.addresses)
+    for name in ("tokens", "labels", "lengths"):
         assert np.array_equal(getattr(train, name), getattr(expected, name))
         assert getattr(train, name).dtype == getattr(expected, name).dtype
     assert got.longest == max(expected.lengths)
@@ -158,7 +159,7 @@ def test_a_late_bad_row_is_told_before_anything_is_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", [*(line(f"q{i}") for i in range(20)), "{"])
-    monkeypatch.setattr(module, "render", lambda *_: pytest.fail("rendered"))
+    monkeypatch.setattr(work, "render", lambda *_: pytest.fail("rendered"))
     with pytest.raises(DataError) as error:
         run(path)
     assert error.value.problems[0].where == f"{path}:21"

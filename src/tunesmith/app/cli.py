@@ -19,7 +19,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import advising, doctoring, failure, reshape, verbs, vocabulary
+from tunesmith.app import advising, caching, doctoring, failure, reshape, verbs, vocabulary
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -58,10 +58,13 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (USE, "runs compare", verbs.runs_compare),
     (KNOW, "methods", verbs.methods),
     (KNOW, "doctor", verbs.doctor),
+    (KNOW, "cache list", caching.cache_list),
+    (KNOW, "cache clear", caching.cache_clear),
 )
 FAMILIES = {
     "data": "Look at data, and make data files of data files.",
     "runs": "The run folders: list, show, compare.",
+    "cache": "Prepared data that is kept between runs: list, clear.",
 }
 
 

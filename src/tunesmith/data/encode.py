@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from numpy import ndarray
@@ -152,6 +153,29 @@ class Coder:
         if backend.encode_special_tokens:
             backend.encode_special_tokens = False
 
+    @property
+    def has_free_stretches(self) -> bool:
+        """Whether what stands between two control tokens is encoded without a look at what is around it.
+
+        So it is with byte-level BPE whose added tokens take no white space with them. A border inside a stretch is
+        free too: where no merge crosses it, the merges on each side are those of each side alone.
+        """
+        backend, model = self._backend, self._backend.model
+        return (
+            type(model).__name__ == "BPE"
+            and not (model.continuing_subword_prefix or model.end_of_word_suffix or model.dropout)
+            and not self._prefixes
+            and _kinds(backend.pre_tokenizer) <= _FREE
+            and _maps_letters(backend.normalizer)
+            and all(_stands_alone(token, backend) for token in backend.get_added_tokens_decoder().values())
+        )
+
+    def encode_all(self, texts: Sequence[str], with_special: bool = False) -> list[list[int]]:
+        """Ids of many texts at once, without their places."""
+        self.settle()
+        assert self._renamed is None
+        return [each.ids for each in self._backend.encode_batch_fast(texts, add_special_tokens=with_special)]
+
     def border(
         self, text: str, tokens: Tokens, place: int, before: tuple[int, int] = (0, 0)
     ) -> tuple[Tokens, int]:
@@ -229,6 +253,33 @@ class Coder:
         alone, after = self.encode("a"), self.encode("\na")
         line = len(self.encode("\n"))
         return bool(after.ids[line:].tolist() != alone.ids.tolist())
+
+
+# Parts that cut a text into words by what is in it alone.
+_FREE = {"ByteLevel", "Split", "Sequence", "Digits", "Punctuation"}
+
+
+def _kinds(part: Any) -> set[str]:
+    """The types of a tokenizer's component and of those inside it."""
+    return set(re.findall(r'"type":\s*"(\w+)"', part.__getstate__().decode())) if part is not None else set()
+
+
+def _stands_alone(token: AddedToken, backend: Tokenizer) -> bool:
+    """Whether an added token is found wherever its text is, and takes nothing else."""
+    asks = token.normalized and backend.normalizer is not None
+    return not (token.lstrip or token.rstrip or token.single_word or asks)
+
+
+def _maps_letters(normalizer: Any) -> bool:
+    """Whether a normaliser does nothing but compose letters (NFC) and put one letter for another."""
+    if normalizer is None:
+        return True
+    rule = json.loads(normalizer.__getstate__())
+    rules = rule["normalizers"] if rule["type"] == "Sequence" else [rule]
+    return all(
+        each["type"] == "NFC" or (each["type"] == "Replace" and len(each["pattern"].get("String", "")) == 1)
+        for each in rules
+    )
 
 
 def _renaming(ids: Mapping[int, int], size: int) -> ndarray:

@@ -7,7 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tunesmith.data.cache import remembered_hash
 from tunesmith.data.files import DataFile, files_of
+from tunesmith.data.shards import hash_of
 from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError
 from tunesmith.recipe import Data, ObjectiveKind
@@ -28,32 +30,28 @@ def hash_file(path: str) -> str:
 
 
 def _hash(file: DataFile) -> str:
-    digest = hashlib.sha256()
     try:
-        with open(file.path, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        return remembered_hash(file.path, lambda: hash_of(file.path))
     except OSError as error:
         raise DataError.at(file.name, f"cannot be read: {error.strerror}", "check the file") from error
-    return digest.hexdigest()
 
 
 def fingerprint(
     files: Sequence[str],
     data: Data,
     objective: ObjectiveKind,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: str,
     template: ChatTemplate,
     seed: int,
 ) -> str:
-    """sha256 over the digests of the files and everything else that changes a sample."""
+    """sha256 over the digests of the files, of the tokenizer, and everything else that changes a sample."""
     parts = {
         "files": list(files),
         "data": data.model_dump(mode="json"),
         "objective": objective,
         "template": template.source,
         "stop_ids": sorted(template.stop_ids),
-        "tokenizer": hash_tokenizer(tokenizer),
+        "tokenizer": tokenizer,
         "seed": seed,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,28 +1,21 @@
-"""Read one source to its end: rows -> records -> exact tokens, laid out as flat columns.
+"""Open a source: tell its format by its first rows, then say what each row means.
 
-file --raw_rows--> parse --to_record--> render --> tokens, labels (columns) + account (fates, reasons)
-                     |          |          |
-                   BadRow     Fault      Drop      --> reasons, and problems for the user
+file --raw_rows--> parse --to_record--> record
+                     |          |
+                   BadRow     Fault      --> reasons, and problems for the user
 """
 
 from __future__ import annotations
 
 import itertools
-from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy import ndarray
+from dataclasses import dataclass
 
 from tunesmith.data.formats import Fault, check_columns, explain, recognise, to_record
-from tunesmith.data.ledger import SourceAccount, TouchedRow
+from tunesmith.data.ledger import SourceAccount
 from tunesmith.data.rawrows import RawRow
 from tunesmith.data.records import Record
-from tunesmith.data.render import Rendered
-from tunesmith.data.samples import IGNORED, Sample, SampleSet, weights_of
 from tunesmith.data.sources import BadRow, Row, parse, raw_rows
-from tunesmith.data.splits import Key, Split
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter
 from tunesmith.recipe import DataFormat, ObjectiveKind, Source
@@ -82,60 +75,6 @@ def objective_of(path: str) -> ObjectiveKind:
         return "pretrain" if open_source(Source(path=path)).format == "text" else "sft"
     except DataError:
         return "sft"
-
-
-@dataclass(slots=True)
-class Columns:
-    """Samples end to end while they are read; `rows[i]` is the kept row that sample i came from."""
-
-    tokens: array[int] = field(default_factory=lambda: array("i"))
-    labels: array[int] = field(default_factory=lambda: array("i"))
-    lengths: array[int] = field(default_factory=lambda: array("q"))
-    rows: array[int] = field(default_factory=lambda: array("q"))
-    addresses: list[str] = field(default_factory=list)
-    weights: array[float] | None = None
-
-    def append(self, sample: Sample, row: int) -> None:
-        """One more sample of kept row number `row`."""
-        if sample.weights is not None and self.weights is None:  # all that came before weighs 1
-            learnt = np.frombuffer(self.labels, np.int32) != IGNORED
-            self.weights = array("f", learnt.astype(np.float32).tobytes())
-        if self.weights is not None:
-            self.weights.frombytes(weights_of(sample).tobytes())
-        self.tokens.frombytes(np.ascontiguousarray(sample.input_ids, np.int32).tobytes())
-        self.labels.frombytes(np.ascontiguousarray(sample.labels, np.int32).tobytes())
-        self.lengths.append(len(sample.input_ids))
-        self.rows.append(row)
-        self.addresses.append(sample.address)
-
-    def select(self, chosen: ndarray) -> SampleSet:
-        """The samples of the rows for which `chosen[row]` holds, in order."""
-        lengths = np.frombuffer(self.lengths, np.int64)
-        mask = chosen[np.frombuffer(self.rows, np.int64)] if len(lengths) else np.zeros(0, bool)
-        of_tokens = np.repeat(mask, lengths)
-        return SampleSet(
-            tokens=np.frombuffer(self.tokens, np.int32)[of_tokens],
-            labels=np.frombuffer(self.labels, np.int32)[of_tokens],
-            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[mask])]),
-            addresses=tuple(itertools.compress(self.addresses, mask.tolist())),
-            weights=None if self.weights is None else np.frombuffer(self.weights, np.float32)[of_tokens],
-        )
-
-
-@dataclass(slots=True)
-class Gathered:
-    """A source read to its end. `keys[row]` says what equals kept row number `row`."""
-
-    source: Source
-    use: Split
-    account: SourceAccount
-    columns: Columns = field(default_factory=Columns)
-    keys: list[tuple[Key, ...]] = field(default_factory=list)
-    touched: list[TouchedRow] = field(default_factory=list)
-    augmented: dict[int, tuple[str, Rendered]] = field(default_factory=dict)
-    kept_tokens: int = 0
-    cut_tokens: int = 0
-    repeated_tokens: int = 0
 
 
 def read_records(

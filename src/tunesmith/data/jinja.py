@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from jinja2 import nodes
@@ -22,6 +22,9 @@ from jinja2.runtime import Context, Macro
 
 from tunesmith.data.sandbox import Namespace, Sandbox
 from tunesmith.data.watchdog import TookTooLong, limited
+from tunesmith.data.watched import Watch, WatchedSandbox, compile_watched, has_unseen_steps
+
+_Kind = TypeVar("_Kind", bound=Sandbox)
 
 # Templates that write today's date would give other tokens on another day: a resumed run would silently
 # learn from other data. Every date is this one, the day Llama 3's own template falls back to.
@@ -64,12 +67,21 @@ def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, 
 
 @lru_cache(maxsize=16)
 def _compile(source: str) -> jinja2.Template:
-    environment = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
+    return _environment(Sandbox).from_string(source)
+
+
+@lru_cache(maxsize=16)
+def _compile_watched(source: str) -> jinja2.Template:
+    return compile_watched(_environment(WatchedSandbox), source)
+
+
+def _environment(kind: type[_Kind]) -> _Kind:
+    environment = kind(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
     environment.globals["namespace"] = Namespace
-    return environment.from_string(source)
+    return environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class JinjaTemplate:
         self._special_tokens = dict(special_tokens)
         self._tools: list[Any] | None = None
         self._date = TEMPLATE_DATE
+        self._watch: Watch | None = None
         try:
             with limited:  # constant expressions are computed here
                 self._template = _compile(source)
@@ -115,6 +128,14 @@ class JinjaTemplate:
         told._date = day
         return told
 
+    def watching(self, watch: Watch) -> JinjaTemplate | None:
+        """The same template, which tells whether it looks into a content; None where that could not be seen."""
+        if has_unseen_steps(self.syntax_tree()):
+            return None
+        told = copy.copy(self)
+        told._template, told._watch = _compile_watched(self.source), watch
+        return told
+
     def mentions(self, word: str) -> bool:
         """Whether the source speaks of `word` at all."""
         return word in self.source
@@ -131,6 +152,10 @@ class JinjaTemplate:
             if self.has_generation and not generation_prompt
             else None
         )
+        if self._watch is not None:
+            environment = self._template.environment
+            assert isinstance(environment, WatchedSandbox)
+            environment.watch, messages = self._watch, self._watch.over(messages)
         try:
             with limited:
                 text = self._template.render(

@@ -10,17 +10,22 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Literal, get_args
 
 from tunesmith.data.splits import Split
 
 Kept = Literal["whole", "shortened", "split", "expanded"]
 Fate = Literal["whole", "shortened", "split", "expanded", "dropped", "not_read"]
+FATES: tuple[str, ...] = get_args(Kept)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceLedger:
-    """One file. `use` says what it was named for; `repeats` how often its tokens are seen in the run."""
+    """One file. `use` says what it was named for; `repeats` how often its tokens are seen in the run.
+
+    Shares are of the tokens of the run: what was asked for, and what it came to.
+    """
 
     path: str
     format: str | None
@@ -36,6 +41,8 @@ class SourceLedger:
     repeats: float = 1.0
     augmented: int = 0
     """Rows among those kept that were augmented from others."""
+    requested_share: float | None = None
+    realised_share: float | None = None
 
     def balance(self) -> int:
         """Rows that are not accounted for: zero, or the books are wrong."""
@@ -81,12 +88,12 @@ class TouchedRow:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """The whole account. `rows` holds the touched rows, in file order."""
+    """The whole account. `rows` gives the touched rows, in file order, as often as it is asked."""
 
     sources: tuple[SourceLedger, ...]
     tokens: TokenLedger
     splits: dict[str, SplitLedger]
-    rows: tuple[TouchedRow, ...] = field(default=(), repr=False)
+    rows: Iterable[TouchedRow] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for source in self.sources:
@@ -112,13 +119,23 @@ class Ledger:
         """The lines of ledger.rows.jsonl: one a touched row."""
         return (json.dumps(asdict(row), ensure_ascii=False) for row in self.rows)
 
-    def with_repeats(self, repeats: Sequence[float]) -> Ledger:
-        """The same with how often each train source is seen, once the run's steps are known."""
-        known = iter(repeats)
-        sources = tuple(
-            replace(s, repeats=next(known, s.repeats)) if s.use == "train" else s for s in self.sources
-        )
-        return replace(self, sources=sources)
+    def mix(self) -> list[dict[str, Any]]:
+        """What each train source was asked to give of the run's tokens, and what it gives."""
+        names = ("path", "requested_share", "realised_share", "repeats")
+        return [{name: getattr(s, name) for name in names} for s in self.sources if s.use == "train"]
+
+    def with_repeats(
+        self, repeats: Sequence[float], requested: Sequence[float] = (), realised: Sequence[float] = ()
+    ) -> Ledger:
+        """The same with how often each train source is seen and its shares, once the run's steps are known."""
+        known = zip_longest(repeats, requested, realised)
+        sources = []
+        for source in self.sources:
+            if source.use == "train" and (found := next(known, None)) is not None:
+                passes, asked, given = found
+                source = replace(source, repeats=passes, requested_share=asked, realised_share=given)
+            sources.append(source)
+        return replace(self, sources=tuple(sources))
 
 
 class SourceAccount:
@@ -141,11 +158,11 @@ class SourceAccount:
         if reason:
             self.reasons[reason] += rows
 
-    def take_back(self, fate: Fate, reason: str | None) -> None:
-        """What was settled of a row before it was known that it cannot stay."""
-        self.fates[fate] -= 1
+    def take_back(self, fate: str, reason: str | None, rows: int = 1) -> None:
+        """What was settled of rows before it was known that they cannot stay."""
+        self.fates[fate] -= rows
         if reason:
-            self.reasons[reason] -= 1
+            self.reasons[reason] -= rows
             self.reasons = +self.reasons
 
     def close(self) -> SourceLedger:

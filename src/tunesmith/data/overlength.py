@@ -1,7 +1,8 @@
 """What becomes of a dialogue that is too long: its oldest exchanges go, or it is split, and all is counted.
 
-system | q a | q a | q a      keep_last_turns ->  system | q a            cut: the first exchanges' tokens
-                              split           ->  system | q a | q a      system | q a
+system | q a | q a | q a      keep_last_turns ->  system | q a                 cut: the first exchanges' tokens
+                              split           ->  system | q a | q a           system | (q a) | q a
+                                                               (q a): read again as context, not learnt again
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from tunesmith.data.jinja import TemplateRefusal
 from tunesmith.data.render import Draft, Drop, Overlength, Rendered, draft_one
 from tunesmith.data.samples import Cut, Rendering
 from tunesmith.data.template import ChatTemplate
+
+OVERLAP = 0.25
+"""Share of a sample that what was said before it may take, where a dialogue is split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,21 +111,31 @@ def _keep_last(template: ChatTemplate, draft: Draft, address: str, max_length: i
 
 
 def _split(template: ChatTemplate, draft: Draft, address: str, max_length: int) -> Rendered | Drop:
-    """Consecutive exchanges in samples of their own, each with the system turn; each answer learnt once."""
+    """Consecutive exchanges in samples of their own, each with the system turn; each answer learnt once.
+
+    What was said right before them is read again, as far as it fits into a part of the sample (OVERLAP).
+    """
     head, exchanges = _exchanges(template, draft)
     frame = len(draft) - sum(exchange.size for exchange in exchanges)
     parts: list[Rendering] = []
     orphans: list[Cut] = []
     first = 0
     while first < len(exchanges):
-        end, size = first + 1, frame + exchanges[first].size
+        since = _context(exchanges, first, int(OVERLAP * max_length))
+        before = sum(exchange.size for exchange in exchanges[since:first])
+        if frame + before + exchanges[first].size > max_length:
+            since, before = first, 0
+        end, size = first + 1, frame + before + exchanges[first].size
         while end < len(exchanges) and size + exchanges[end].size <= max_length:
             size += exchanges[end].size
             end += 1
         part = None
         while end > first and part is None:
-            part = _part(template, draft, head, exchanges[first:end], address, max_length)
-            end -= part is None
+            part = _part(template, draft, head, exchanges[since:end], first - since, address, max_length)
+            if part is None and since < first:
+                since = first  # rather no context than fewer exchanges
+            else:
+                end -= part is None
         if part is None:
             orphans += exchanges[first].cuts
             first += 1
@@ -136,19 +150,33 @@ def _split(template: ChatTemplate, draft: Draft, address: str, max_length: int) 
     return replace(rendered, tokens_in=min(len(draft), given), tokens_repeated=max(0, given - len(draft)))
 
 
+def _context(exchanges: Sequence[Exchange], first: int, most: int) -> int:
+    """The first of the exchanges right before `first` that together have at most `most` tokens."""
+    since, size = first, 0
+    while since > 0 and size + exchanges[since - 1].size <= most:
+        since -= 1
+        size += exchanges[since].size
+    return since
+
+
 def _part(
     template: ChatTemplate,
     draft: Draft,
     head: int,
     exchanges: Sequence[Exchange],
+    known: int,
     address: str,
     max_length: int,
 ) -> Rendering | None:
-    """Some exchanges with the system turn as one sample; None if that is too long, or nothing is learnt."""
-    said = [turn for each in exchanges for turn in draft.turns[each.first : each.end]]
+    """Some exchanges with the system turn as one sample; None if that is too long, or nothing is learnt.
+
+    The first `known` of them were learnt in the part before: here they are given.
+    """
+    said = draft.turns[exchanges[known].first : exchanges[-1].end]
     if not any(turn["role"] == "assistant" and turn.get("weight", 1.0) > 0 for turn in said):
         return None
-    turns = [*draft.turns[:head], *draft.turns[exchanges[0].first : exchanges[-1].end]]
+    given = draft.turns[exchanges[0].first : exchanges[known].first]
+    turns = [*draft.turns[:head], *({**turn, "weight": 0.0} for turn in given), *said]
     rendering = _without_tail(draft_one(template, turns, address, draft), max_length)
     if len(rendering.ids) > max_length:
         return None

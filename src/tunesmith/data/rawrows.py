@@ -41,13 +41,13 @@ def _too_large(address: str, end: int) -> RawRow:
     return RawRow(address, b"", end, ("row_too_large", detail))
 
 
-def _bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None, int]]:
-    """(line number, line or None when it is too large, position after it)."""
-    number = position = 0
+def _bounded_lines(file: IO[bytes], start: int = 0) -> Iterator[tuple[int, bytes | None, int]]:
+    """(line number counted from `start`, line or None when it is too large, position after it)."""
+    number, position = 0, start
     while line := file.readline(MAX_ROW_BYTES + 1):
         number += 1
         position += len(line)
-        if number == 1:
+        if position == len(line):  # the first of the file
             line = line.removeprefix(_BOM)
         if len(line) <= MAX_ROW_BYTES or line.endswith(b"\n"):
             yield number, line, position
@@ -58,15 +58,33 @@ def _bounded_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes | None, int]]:
         yield number, None, position
 
 
-def split_lines(name: str, path: Path) -> Iterator[RawRow]:
-    """One row a line; blank lines are passed over but counted in the addresses."""
+def split_lines(name: str, path: Path, start: int = 0, stop: int | None = None) -> Iterator[RawRow]:
+    """One row a line; blank lines are passed over but counted in the addresses.
+
+    Of the bytes [start, stop), which begin and end with a line; lines then count from `start`.
+    """
     with open_file(path) as file:
-        for number, line, end in _bounded_lines(file):
+        if start:
+            file.seek(start)
+        for number, line, end in _bounded_lines(file, start):
+            if stop is not None and end > stop:
+                return
             address = f"{name}:{number}"
             if line is None:
                 yield _too_large(address, end)
             elif data := line.strip(_SPACE):
                 yield RawRow(address, data, end)
+
+
+def count_lines(path: Path, start: int, stop: int) -> int:
+    """Lines in the bytes [start, stop) of a file."""
+    lines, last = 0, b"\n"
+    with open(path, "rb") as file:
+        file.seek(start)
+        while start < stop and (block := file.read(min(_BLOCK, stop - start))):
+            lines += block.count(b"\n")
+            start, last = start + len(block), block[-1:]
+    return lines + (last != b"\n")
 
 
 # Whole strings are one match, so brackets inside them do not count. A raw newline cannot stand in a JSON

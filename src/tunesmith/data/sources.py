@@ -49,10 +49,11 @@ def raw_rows(source: Source, reporter: Reporter | None = None) -> Iterator[RawRo
     """Each row as undecoded bytes: cheap to count. Memory stays within a row and a read block."""
     reporter = reporter or Silent()
     for file in files_of(source.path):
-        yield from _rows_of(source, file, reporter)
+        yield from rows_of(source, file, reporter)
 
 
-def _rows_of(source: Source, file: DataFile, reporter: Reporter) -> Iterator[RawRow]:
+def rows_of(source: Source, file: DataFile, reporter: Reporter) -> Iterator[RawRow]:
+    """Each row of one of a source's files. Raises DataError where it cannot be read as a whole."""
     size = file.path.stat().st_size
     counts_bytes = not file.is_packed and file.kind not in (".parquet", ".arrow")
     what = f"reading {file.name}"
@@ -95,6 +96,17 @@ def _split(source: Source, file: DataFile) -> Iterator[RawRow]:
         )
     else:
         yield from split_lines(name, path)
+
+
+def has_plain_lines(file: DataFile) -> bool:
+    """Whether the rows are the lines of a plain file, so that reading can begin anywhere."""
+    if file.is_packed or file.kind in TABLES or file.kind == ".txt":
+        return False
+    with open_file(file.path) as stream:
+        head = stream.read(1 << 16)
+    if wide_encoding(head) or is_array(head, lines_by_name=file.kind in LINES):
+        return False
+    return file.kind != ".json" or _has_whole_line(head)
 
 
 def wide_encoding(head: bytes) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,54 +11,68 @@ from numpy import ndarray
 
 if TYPE_CHECKING:
     from tunesmith.data.prepare import Prepared
+    from tunesmith.data.samples import SampleSet
 
 
 def describe(lengths: ndarray, unit: str) -> dict[str, Any]:
     """Count, total, quantiles and a histogram by powers of two; an empty array gives zeros."""
-    if not len(lengths):
-        lengths = np.zeros(0, np.int64)
-        quantiles = [0, 0, 0, 0]
-    else:
-        quantiles = [int(q) for q in np.quantile(lengths, [0, 0.5, 0.95, 1], method="higher")]
+    return describe_counts(*np.unique(lengths, return_counts=True), unit)
+
+
+def describe_counts(values: ndarray, counts: ndarray, unit: str) -> dict[str, Any]:
+    """The same of lengths that are told as how many there are of each: values rise, counts are above zero."""
+    ends = np.cumsum(counts)
+    count = int(counts.sum())
+    places = [math.ceil(q * (count - 1)) for q in (0, 0.5, 0.95, 1)]
+    quantiles = [int(values[np.searchsorted(ends, at, side="right")]) if count else 0 for at in places]
     names = ("min", "median", "p95", "max")
+    total = int((values * counts).sum())
     return {
         "unit": unit,
-        "count": len(lengths),
-        "total": int(lengths.sum()),
-        "mean": round(float(lengths.mean()), 1) if len(lengths) else 0.0,
+        "count": count,
+        "total": total,
+        "mean": round(total / count, 1) if count else 0.0,
         **dict(zip(names, quantiles)),
-        "histogram": _histogram(lengths),
+        "histogram": _histogram(values, counts),
     }
 
 
-def _histogram(lengths: ndarray) -> list[dict[str, int]]:
+def _histogram(values: ndarray, counts: ndarray) -> list[dict[str, int]]:
     """[{"from": 16, "to": 31, "count": 5}, ...] without empty ends."""
-    if not len(lengths):
+    if not len(values):
         return []
     edges = [0, 1]
-    while edges[-1] <= lengths.max():
+    while edges[-1] <= values.max():
         edges.append(edges[-1] * 2)
-    counts, _ = np.histogram(lengths, [e - 0.5 for e in edges])
-    bins = [{"from": a, "to": b - 1, "count": int(n)} for a, b, n in zip(edges, edges[1:], counts)]
+    found, _ = np.histogram(values, [e - 0.5 for e in edges], weights=counts)
+    bins = [{"from": a, "to": b - 1, "count": int(n)} for a, b, n in zip(edges, edges[1:], found)]
     filled = [i for i, item in enumerate(bins) if item["count"]]
     return bins[filled[0] : filled[-1] + 1]
+
+
+def _of(sets: Sequence[SampleSet]) -> dict[str, Any]:
+    """Lengths of several sets of samples together."""
+    counts = np.zeros(1 + max((each.longest for each in sets), default=0), np.int64)
+    for each in sets:
+        counts[: len(each.length_counts)] += each.length_counts
+    values = np.flatnonzero(counts)
+    return describe_counts(values, counts[values], "tokens")
 
 
 def stats(prepared: Prepared) -> dict[str, Any]:
     """What `data stats` tells: lengths of the samples of each split, tokens a train source, the ledger."""
     held_out = {"validation": prepared.validation, "test": prepared.test}
-    train = np.concatenate([source.lengths for source in prepared.train])
-    lengths = {"train": describe(train, "tokens")}
-    lengths |= {name: describe(part.lengths, "tokens") for name, part in held_out.items() if part is not None}
+    lengths = {"train": _of(prepared.train)}
+    lengths |= {name: _of([part]) for name, part in held_out.items() if part is not None}
     paths = [source.path for source in prepared.ledger.sources if source.use == "train"]
-    total = max(1, int(train.sum()))
+    total = max(1, sum(part.token_count for part in prepared.train))
     sources = [
         {
             "path": path,
             "samples": len(part),
-            "tokens": len(part.tokens),
-            "targets": int(part.targets.sum()),
-            "share": round(len(part.tokens) / total, 4),
+            "tokens": part.token_count,
+            "targets": part.target_count,
+            "share": round(part.token_count / total, 4),
             "weight": weight,
         }
         for path, part, weight in zip(paths, prepared.train, prepared.weights)

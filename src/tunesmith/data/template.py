@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
 
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+    from tunesmith.data.watched import Watch
 
     Write = Callable[["ChatTemplate", Sequence[Turn]], str]
 
@@ -109,7 +112,7 @@ class ChatTemplate:
         self.stop_id: int = self.stop.id
         self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         self.eos_id: int = ends[-1]
-        self._choice = choice
+        self.choice = choice
         self._tokenizer = tokenizer
 
     @classmethod
@@ -133,6 +136,26 @@ class ChatTemplate:
         told = copy.copy(self)
         told._jinja, told._expected = self._jinja.on(day), {}
         return told
+
+    def watching(self, watch: Watch) -> ChatTemplate | None:
+        """The same template, which tells whether it looks into a content; None where that could not be seen."""
+        jinja = self._jinja.watching(watch)
+        if jinja is None:
+            return None
+        told = copy.copy(self)
+        told._jinja, told._expected = jinja, {}
+        return told
+
+    @property
+    def keeps_thoughts_apart(self) -> bool:
+        """Whether a leading <think> of an answer is taken out of its content."""
+        return self._knows_reasoning or self._opens_thought
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer's rules."""
+        found: Tokenizer = self._tokenizer.backend_tokenizer
+        return found
 
     def prompt_ids(
         self,
@@ -158,9 +181,9 @@ class ChatTemplate:
             borders = borders_in(text, told._past_answers(turns))
             encoded = told.encode(text, turns, borders, (), write, f"prompt {thinking}")
         except TemplateRefusal as refusal:
-            raise self._choice.error(f"refuses this dialogue: {refusal}") from refusal
+            raise self.choice.error(f"refuses this dialogue: {refusal}") from refusal
         except Refused as refused:
-            raise self._choice.error(refused.detail) from refused
+            raise self.choice.error(refused.detail) from refused
         ids: list[int] = encoded.tokens.ids.tolist()
         return ids
 
@@ -185,7 +208,7 @@ class ChatTemplate:
 
     def turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """Messages as templates take them; a leading <think> becomes reasoning where the template can."""
-        return [turn_of(message, self._knows_reasoning or self._opens_thought) for message in messages]
+        return [turn_of(message, self.keeps_thoughts_apart) for message in messages]
 
     def text(self, turns: Sequence[Turn]) -> str:
         """The whole dialogue as text. Raises TemplateRefusal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def summarise(
     """The summary of a run's data."""
     ledger = data.ledger
     read = [source for source in ledger.sources if source.use == "train"]
-    lengths = np.concatenate([source.lengths for source in data.train]).astype(np.float64)
+    lengths, counts = lengths_of(data)
     rows = ledger.splits["train"].rows
     cut = sum(s.shortened + s.reasons.get("turn_too_long", 0) for s in read)
     seen = zip(data.train, steps.passes)
@@ -70,15 +71,15 @@ def summarise(
         targets=ledger.splits["train"].targets,
         epochs=float(steps.step_tokens.sum()) / max(1, steps.epoch_tokens),
         longest=data.longest,
-        attended=float((lengths**2).sum() / max(1, lengths.sum())),
+        attended=float((counts * lengths**2).sum() / max(1, (counts * lengths).sum())),
         cut_share=cut / max(1, sum(s.rows_in - s.not_read for s in read)),
         sources=len(read),
         most_repeats=max(steps.passes, default=0.0),
         formats=frozenset(source.format for source in read if source.format),
         validation_rows=len(data.validation) if data.validation is not None else 0,
         template=template.name,
-        usual_longest=int(np.quantile(lengths, USUAL, method="higher")) if len(lengths) else 0,
-        source_tokens=tuple(round(float(s.lengths.sum()) * passes) for s, passes in seen),
+        usual_longest=_quantile(counts, USUAL),
+        source_tokens=tuple(round(s.token_count * passes) for s, passes in seen),
         leaks=leaks,
         words=_words(data, template, tokenizer) if tokenizer is not None else None,
     )
@@ -100,3 +101,17 @@ def _words(data: Prepared, template: ChatTemplate, tokenizer: PreTrainedTokenize
         pad_is_stop=pad is not None and pad in template.stop_ids,
         tokens_a_character=len(plain) / characters if characters >= LEAST_CHARACTERS else None,
     )
+
+
+def _quantile(counts: np.ndarray, share: float) -> int:
+    """The length up to which a share of the samples goes; `counts[n]` have length n."""
+    place = math.ceil(share * max(0.0, counts.sum() - 1))
+    return int(np.searchsorted(np.cumsum(counts), place, side="right")) if counts.any() else 0
+
+
+def lengths_of(data: Prepared) -> tuple[np.ndarray, np.ndarray]:
+    """(every length that a training sample may have, as Float64, how many samples have it)."""
+    counts = np.zeros(1 + max((source.longest for source in data.train), default=0))
+    for source in data.train:
+        counts[: len(source.length_counts)] += source.length_counts
+    return np.arange(len(counts), dtype=np.float64), counts

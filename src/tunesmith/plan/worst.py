@@ -37,7 +37,14 @@ Worst = Callable[[int], MicroBatch]
 
 def worst_of(rows: ndarray, cuts: ndarray, lengths: ndarray, targets: ndarray, packing: bool) -> Worst:
     """The worst micro-batch by its most tokens. rows[cuts[k]:cuts[k + 1]] are those of step k."""
-    steps = [(lengths[chosen], targets[chosen]) for chosen in _chosen(rows, cuts, lengths, targets)]
+    tokens, learnt = (np.add.reduceat(of[rows], cuts[:-1]) for of in (lengths, targets))
+    longest = np.maximum.reduceat(lengths[rows], cuts[:-1])
+    chosen = (rows[cuts[k] : cuts[k + 1]] for k in telling(tokens, learnt, longest))
+    return worst_among([(lengths[those], targets[those]) for those in chosen], packing)
+
+
+def worst_among(steps: Sequence[tuple[ndarray, ndarray]], packing: bool) -> Worst:
+    """The same of some steps, each as the lengths and the targets of its rows."""
 
     @lru_cache(maxsize=64)
     def worst(size: int) -> MicroBatch:
@@ -54,15 +61,16 @@ def worst_of(rows: ndarray, cuts: ndarray, lengths: ndarray, targets: ndarray, p
     return worst
 
 
-def _chosen(rows: ndarray, cuts: ndarray, lengths: ndarray, targets: ndarray) -> list[ndarray]:
-    """The rows of the steps that are looked at."""
-    count = len(cuts) - 1
-    sums = [np.add.reduceat(of[rows], cuts[:-1]) for of in (lengths, targets)]
-    longest = int(np.searchsorted(cuts, int(np.argmax(lengths[rows])), side="right")) - 1
-    numbers = {longest, *np.linspace(0, count - 1, min(count, EACH_KIND)).astype(int).tolist()}
-    for total in sums:
+def telling(tokens: ndarray, targets: ndarray, longest: ndarray) -> list[int]:
+    """Numbers of the steps that are looked at, by what is known of each step."""
+    count = len(tokens)
+    numbers = {
+        int(np.argmax(longest)),
+        *np.linspace(0, count - 1, min(count, EACH_KIND)).astype(int).tolist(),
+    }
+    for total in (tokens, targets):
         numbers |= set(np.argsort(-total)[:EACH_KIND].tolist())
-    return [rows[cuts[k] : cuts[k + 1]] for k in sorted(numbers)]
+    return sorted(numbers)
 
 
 def _cut(lengths: ndarray, targets: ndarray, size: int, packing: bool) -> list[MicroBatch]:

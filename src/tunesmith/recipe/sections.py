@@ -100,6 +100,19 @@ class Source(Section):
     """Columns that say who speaks; null takes data.tags."""
     quality: Literal["standard", "book", "paper", "manual", "news", "web", "forum"] | None = None
     """What the text is: a token of a book or standard counts as several of a web page, where no weight is given."""
+    group: Literal["domain", "general"] = "domain"
+    """What it is for: your own task, or general data against forgetting (data.mix.general_ratio)."""
+
+
+class Mix(Section):
+    """How many tokens each source gives, beside its own weight."""
+
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    """Shares by tokens^(1/temperature): 1 by size, 2 by its square root, very large all alike. Instead of weights."""
+    max_repeats: Annotated[float, Field(ge=1)] | None = None
+    """Most passes over a source in the whole run; what it cannot give comes from the others, or the run ends."""
+    general_ratio: Annotated[float, Field(gt=0)] | None = None
+    """Tokens of the general group for each token of the domain group: 5 means 1:5."""
 
 
 Part = Annotated[Count | Share | str | None, Field(union_mode="left_to_right")]
@@ -126,8 +139,8 @@ class Data(Section):
     """Only the first N rows of all, for a small first run."""
     packing: bool = True
     """Fill rows with several documents; none sees another."""
-    mix: None = None
-    """Not available yet; only null."""
+    mix: Mix = Mix()
+    """How sources are mixed: by temperature, in a ratio of groups, and how often one may be repeated."""
     tags: Tags | None = None
     """Columns put into the prompt: [age, region], or {columns, item, between, template, place}."""
 
@@ -154,6 +167,21 @@ class Data(Section):
         near = difflib.get_close_matches(value.lower(), TEMPLATES, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"is no template{hint} There are {', '.join(TEMPLATES)}, and files named *.jinja")
+
+    @field_validator("mix", mode="before")
+    @classmethod
+    def _null_is_the_default(cls, value: Any) -> Any:
+        return Mix() if value is None else value
+
+    @model_validator(mode="after")
+    def _mix_suits_the_sources(self) -> Data:
+        if self.mix.temperature is not None and any(source.weight is not None for source in self.train):
+            raise ValueError("has both mix.temperature and weights of sources; keep one")
+        groups = {source.group for source in self.train}
+        if self.mix.general_ratio is not None and groups != {"domain", "general"}:
+            lacking = ({"domain", "general"} - groups).pop()
+            raise ValueError(f"has mix.general_ratio, but no train source with group: {lacking}")
+        return self
 
     @field_validator("train", mode="before")
     @classmethod

@@ -66,8 +66,8 @@ def _untrained(
     tables: Tables, data: Prepared, added: Collection[int], tokens: int
 ) -> tuple[set[int], set[int]]:
     """Added tokens that the data make a model read, and write, without its having learnt to."""
-    read = _among(added, (source.tokens for source in data.train))
-    written = _among(added, (source.labels for source in data.train))
+    read = _among(added, (source.ids() for source in data.train))
+    written = _among(added, (source.ids(learnt=True) for source in data.train))
     return (
         set(untrained_rows(tables.embedding, read, added, tokens)),
         set(untrained_rows(tables.head, written, added, tokens)),

@@ -1,0 +1,13 @@
+"""What all tests share: a cache of their own, so that none reads what another run left, nor leaves anything."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Also for the processes that tests start: the environment tells them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
