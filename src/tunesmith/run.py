@@ -111,7 +111,6 @@ def prepare(
     ahead: what a stage will start from, while its model is yet to be trained.
     """
     from tunesmith.data.doctor.tasks import leaked_items
-    from tunesmith.data.loader import plan_steps
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
     from tunesmith.model.facts import read_facts
@@ -135,22 +134,24 @@ def prepare(
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
     facts = with_new_tokens(recipe, tokenizer, template, data, facts, ahead.tables if ahead else recipe.model)
-    steps = plan_steps(
-        data.train,
-        data.weights,
-        recipe.budget,
-        recipe.optim.batch_tokens,
-        recipe.seed,
-        recipe.optim.batch_growth,
-        recipe.data.mix,
-        [source.group for source in recipe.data.train],
-    )
+    steps = _laid_out(recipe, data)
     require_suited_length(recipe, len(steps))
     data = replace(data, ledger=data.ledger.with_repeats(steps.passes, steps.requested, steps.realised))
     shape, worst = _measured(steps, data, recipe.data.packing)
     summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
+
+
+def _laid_out(recipe: Recipe, data: Prepared) -> StepPlan:
+    """Which rows each step of the run takes."""
+    from tunesmith.data.loader import plan_steps
+
+    optim, groups = recipe.optim, [source.group for source in recipe.data.train]
+    return plan_steps(
+        data.train, data.weights, recipe.budget, optim.batch_tokens, recipe.seed, optim.batch_growth,
+        recipe.data.mix, groups,
+    )  # fmt: skip
 
 
 def _measured(steps: StepPlan, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import cache
+from tunesmith.data.books import Books
 from tunesmith.data.gather import Opened
 from tunesmith.data.ledger import SourceAccount
 from tunesmith.data.pieces import PIECE_BYTES, Piece, count_rows, pieces_of, workers_wanted
-from tunesmith.data.shards import Books, Shard, remove
+from tunesmith.data.shards import Shard, remove
 from tunesmith.data.splits import Split
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.work import SPELT, Maker, Wanted

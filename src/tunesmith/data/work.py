@@ -15,6 +15,7 @@ from typing import final
 
 import numpy as np
 
+from tunesmith.data.books import Books
 from tunesmith.data.formats import Fault
 from tunesmith.data.gather import Opened
 from tunesmith.data.label_rules import breaches, learnt_spans
@@ -24,7 +25,7 @@ from tunesmith.data.rawrows import count_lines
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Overlength, Rendered, render
 from tunesmith.data.samples import Rendering
-from tunesmith.data.shards import Books, ShardBuilder
+from tunesmith.data.shards import ShardBuilder
 from tunesmith.data.splits import Key, split_keys
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.written import Quick, Written

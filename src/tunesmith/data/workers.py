@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from tunesmith.data.books import Books
 from tunesmith.data.choice import Choice
 from tunesmith.data.gather import Opened
 from tunesmith.data.pieces import Piece
-from tunesmith.data.shards import Books
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.work import Maker, Wanted
 from tunesmith.errors import DataError, Problem, UserError
