@@ -23,7 +23,6 @@ DATA = bundled.path("data")
 OURS = {
     "alpaca": ["orders.json"],
     "dialogues": ["dialogues.jsonl", "history.jsonl"],
-    "two kinds": ["notes.jsonl", "orders.json"],
 }
 THEIRS = (
     ("stories260k", "messages/v1_sft_demo.jsonl"),
@@ -56,6 +55,7 @@ def test_plan_has_nothing_to_change(name: str, tmp_path: Path) -> None:
 
 
 @needs_assets
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "data"), THEIRS)
 def test_plan_has_nothing_to_change_on_real_models_and_data(model: str, data: str, tmp_path: Path) -> None:
     accepted(str(ASSETS / "models" / model), [str(ASSETS / "datasets" / data)], tmp_path)

@@ -16,7 +16,7 @@ from tests.app.render.test_base import printed
 from tests.folders import make_model
 from tunesmith import run
 from tunesmith.app.render import sweep as pages
-from tunesmith.errors import DivergedError, FolderError, Interrupted, Problem, RecipeError, UserError
+from tunesmith.errors import DivergedError, FolderError, Interrupted, Problem, RecipeError
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, read_json
 from tunesmith.recipe import load
@@ -78,18 +78,6 @@ class Here:
         return []
 
 
-def test_every_cell_is_an_ordinary_run_with_the_same_tokens(recipe: str, tmp_path: Path) -> None:
-    found = sweep(recipe, ["data.max_length=96,160", "seed=3"], launch=Here())
-    assert found["sweep"] == str(tmp_path / "run-sweep")
-    assert len(found["runs"]) == 2
-    assert all(is_run(each["run"]) and each["status"] == "done" for each in found["runs"])
-    tokens = [each["tokens"] for each in found["runs"]]
-    # mutation tried: no budget.tokens among the overrides of a cell
-    assert max(tokens) - min(tokens) <= 160
-    assert found["tokens"] - 160 <= min(tokens) <= max(tokens) <= found["tokens"]
-    assert all(load(RunFolder(Path(each["run"])).recipe).seed == 3 for each in found["runs"])
-
-
 def test_runs_held_out_alike_are_compared_pair_by_pair_and_the_best_is_named(recipe: str) -> None:
     found = sweep(recipe, ["optim.lr=1e-6,1e-2"], launch=Here())
     assert found["same_heldout"]
@@ -103,37 +91,23 @@ def test_runs_held_out_alike_are_compared_pair_by_pair_and_the_best_is_named(rec
 
 # mutation tried: no resume of an interrupted member; training ended ones again
 def test_what_ended_is_kept_and_what_was_cut_short_goes_on(recipe: str) -> None:
-    words = ["optim.lr=1e-4,1e-3,1e-2"]
+    words = ["optim.lr=1e-4,1e-3"]
     with pytest.raises(Interrupted):
         sweep(recipe, words, launch=Here(stop_at=2))
     with pytest.raises(FolderError, match="begun already"):
         sweep(recipe, words, launch=Here())
     again = Here()
-    found = sweep(recipe, words, resume=True, launch=again)
+    found = sweep(recipe, ["optim.lr=1e-4,1e-3,1e-2"], resume=True, launch=again)  # and one value more
     assert again.asked == [("lr=0.001", True), ("lr=0.01", False)]
-    assert [each["status"] for each in found["runs"]] == ["done"] * 3
-    more = Here()
-    sweep(recipe, ["optim.lr=1e-4,1e-3,1e-2,3e-2"], resume=True, launch=more)
-    assert more.asked == [("lr=0.03", False)]
-
-
-def test_a_sweep_goes_on_only_with_the_recipe_it_began_with(recipe: str) -> None:
-    sweep(recipe, ["optim.lr=1e-4,1e-3"], launch=Here())
     with pytest.raises(RecipeError, match=r"optim\.batch_tokens"):
-        sweep(recipe, ["optim.lr=1e-4,1e-3", "optim.batch_tokens=300"], resume=True, launch=Here())
+        sweep(recipe, [*words, "optim.batch_tokens=300"], resume=True, launch=Here())
+    assert [each["status"] for each in found["runs"]] == ["done"] * 3
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(recipe: str) -> None:
     found = sweep(recipe, ["optim.lr=1e-4,1e-3"], launch=Here(fail_at=1))
     assert [each["status"] for each in found["runs"]] == ["failed", "done"]
     assert "no finite loss" in printed(pages.page(found))
-    with pytest.raises(UserError, match="no finite loss"):
-        sweep(
-            recipe,
-            ["optim.lr=1e-4,1e-3"],
-            output=f"{recipe}-2",
-            launch=lambda file, resume, reporter: Here(fail_at=1)(file, resume, reporter),
-        )
 
 
 def test_cells_that_are_no_recipes_are_told_together_before_anything_runs(
@@ -164,6 +138,16 @@ def cut_twice(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     found = sweep(str(file), ["data.max_length=96,192"], launch=Here())
     (folder / "sweep.json").write_text(json.dumps(found))
     return found
+
+
+# mutation tried: no budget.tokens among the overrides of a cell
+def test_every_cell_is_an_ordinary_run_with_the_same_tokens(cut_twice: dict[str, Any]) -> None:
+    assert [each["status"] for each in cut_twice["runs"]] == ["done", "done"]
+    assert all(is_run(each["run"]) for each in cut_twice["runs"])
+    assert Path(cut_twice["runs"][0]["run"]).parent == Path(cut_twice["sweep"])
+    tokens = [each["tokens"] for each in cut_twice["runs"]]
+    assert cut_twice["tokens"] - 192 <= min(tokens) <= max(tokens) <= cut_twice["tokens"]
+    assert cut_twice["runs"][0]["passes"] > cut_twice["runs"][1]["passes"]
 
 
 def test_both_models_read_both_cuts(cut_twice: dict[str, Any]) -> None:
@@ -216,7 +200,7 @@ def test_the_page_fits_100_columns_and_the_picture_is_drawn(
 ) -> None:
     out = printed(pages.page(cut_twice))
     for words in (
-        "every model on every cut",
+        "each model on each cut",
         "as served",
         "by answers a row",
         "held-out loss, 95%",

@@ -16,6 +16,7 @@ from tunesmith.recipe import Recipe, load
 from tunesmith.recipe.edit import with_changes
 from tunesmith.recipe.plain_yaml import parse_yaml
 from tunesmith.search.grid import spell
+from tunesmith.search.single import require_single
 
 if TYPE_CHECKING:
     from tunesmith.plan.device import Device
@@ -67,6 +68,7 @@ def take_advice(
     from tunesmith import run
 
     edited = with_changes(text, dict(own or {}), where)
+    require_single(edited.recipe, "plan --apply")
     changes: list[Change] = []
     kept = edited.comments_kept
     for _ in range(ROUNDS):

@@ -20,6 +20,7 @@ from tunesmith.folder import RunFolder, read_json, write_atomically, write_json
 from tunesmith.recipe import Recipe, Tokens, diff, dump, load
 from tunesmith.search.cross import cross_evaluate
 from tunesmith.search.grid import Cell, make_cells, read_axes
+from tunesmith.search.single import require_single
 from tunesmith.search.table import table
 
 SCHEMA = 1
@@ -84,6 +85,7 @@ def sweep(
     reporter, launch = reporter or Silent(), launch or train_apart
     fixed, axes = read_axes(words)
     base = load(recipe, fixed)
+    require_single(base, "sweep")
     cells = make_cells(axes, drawn, base.seed)
     folder = SweepFolder(Path(output or f"{base.output}-sweep"))
     spec = _spec(base, cells)
