@@ -93,10 +93,14 @@ def tunesmith(job: dict[str, Any], check: bool, options: tuple[str, ...] = ()) -
             "budget.epochs=2",
             *options,
         ]
-        fitting = run._fit
-        run._fit = lambda work, folder, tuned, *rest: (  # type: ignore[assignment]
-            same_start(tuned.trainable.items()), fitting(work, folder, tuned, *rest),
-        )[1]  # fmt: skip
+        tuning = run.tune
+
+        def tuned_alike(*given: Any) -> Any:
+            tuned = tuning(*given)
+            same_start(tuned[0].trainable.items())
+            return tuned
+
+        run.tune = tuned_alike  # type: ignore[assignment]
     run.train(load_recipe(folder / "recipe.yaml", overrides), reporter=Listening())
     return clock
 
