@@ -90,3 +90,15 @@ def test_probes_named_on_the_command_line_are_a_file(tmp_path: Path) -> None:
     assert probes_of(str(tmp_path / "p.yaml")) == ("Who are you?",)
     with pytest.raises(RecipeError, match="give a list of questions, or the path"):
         probes_of("Who are you?")
+
+
+def test_a_stage_is_named_behind_its_recipe(tmp_path: Path) -> None:
+    # mutation tried: the name ignored
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "model: m\nstages:\n- {objective: pretrain, data: {train: a.txt}}\n- {data: {train: b.jsonl}}\n"
+    )
+    of = {name: recipe_of(f"{file}{name}", None, model_needed=True) for name in ("", "#pretrain", "#sft")}
+    assert [found.data.train[0].path for found in of.values()] == ["b.jsonl", "a.txt", "b.jsonl"]
+    with pytest.raises(RecipeError, match=r"r\.yaml#pretrain, .*r\.yaml#sft"):
+        recipe_of(f"{file}#dpo", None, model_needed=True)

@@ -24,12 +24,15 @@ NO_MODEL = "."
 
 
 def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, model_needed: bool) -> Recipe:
-    """The recipe at `target`, that of a run folder, or one made for a data file and --model."""
-    path = Path(target)
-    if is_run(path):
-        return _with_model(recipes.load(open_run(path).recipe, overrides), model)
-    if path.suffix.lower() not in KNOWN | PACKED:
-        return _with_model(recipes.load(path, overrides), model)
+    """The recipe at `target`, that of a run folder, or one made for a data file and --model.
+
+    Of a recipe in stages `recipe.yaml#NAME` is one; without a name it is the last.
+    """
+    file, _, stage = target.partition("#") if not Path(target).exists() else (target, "", "")
+    path = Path(file)
+    if is_run(path) or path.suffix.lower() not in KNOWN | PACKED:
+        found = recipes.load(open_run(path).recipe if is_run(path) else path, overrides)
+        return _with_model(_stage_of(found, stage, file) if stage else found, model)
     if model is None and model_needed:
         raise RecipeError.at(
             target, "is data: tokens and labels depend on a model", "add --model MODEL, or give a recipe"
@@ -40,6 +43,15 @@ def recipe_of(target: str, model: str | None, overrides: Sequence[str] = (), *, 
         "objective": objective_of(target),
     }
     return recipes.parse(values, target, overrides)
+
+
+def _stage_of(recipe: Recipe, name: str, target: str) -> Recipe:
+    """One stage, with the first one's model. Raises RecipeError naming those there are."""
+    trains = {stage.name: stage.recipe for stage in recipe.stages if stage.recipe is not None}
+    if name not in trains:
+        fix = f"one of: {', '.join(f'{target}#{known}' for known in trains)}" if trains else f"give {target}"
+        raise RecipeError.at(f"{target}#{name}", "there is no such training stage", fix)
+    return trains[name]
 
 
 def recipe_of_files(target: str, words: Sequence[str], model: str | None) -> Recipe:

@@ -25,7 +25,9 @@ Overrides = Annotated[
 Target = Annotated[str, Parameter(name="RUN|MODEL", help="A run folder, a model folder or a hub id.")]
 Run = Annotated[str, Parameter(name="RUN", help="A run folder.")]
 Png = Annotated[str | None, Parameter(name="--png", help="Draw the courses into this file.")]
-RecipeOrData = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder or a data file.")]
+RecipeOrData = Annotated[
+    str, Parameter(name="RECIPE|FILE", help="A recipe (RECIPE#NAME: a stage of it), run or data.")
+]
 ModelName = Annotated[
     str | None,
     Parameter(name="--model", help="Model whose tokenizer and template count; needed with a data FILE."),
