@@ -29,6 +29,9 @@ class Batch:
     positions: Tensor  # Int64[Tensor, "B T"]
     segments: Tensor  # Int64[Tensor, "B T"]
     weights: Tensor | None = None  # Float32[Tensor, "B T"] of the labels; None: each target weighs 1
+    # A tree (sharing.py): the segment each segment goes on from, or -1; and place, target and weight of all targets.
+    parents: Tensor | None = None  # Int64[Tensor, "segments"]
+    learns: tuple[Tensor, Tensor, Tensor | None] | None = None  # places (rising), targets, weights; [n] each
 
     @property
     def tokens(self) -> int:
@@ -38,7 +41,7 @@ class Batch:
     @property
     def targets(self) -> int:
         """Learnt tokens."""
-        return int((self.labels != IGNORED).sum())
+        return int((self.labels != IGNORED).sum()) if self.learns is None else len(self.learns[1])
 
 
 def batches(samples: Sequence[Sample], micro_tokens: int, packing: bool) -> Iterator[Batch]:

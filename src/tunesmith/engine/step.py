@@ -8,7 +8,7 @@ A step that is judged bad, or does not fit, changes nothing either: no weight, n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from tunesmith.data.loader import Batch, batches
 from tunesmith.data.samples import Sample
+from tunesmith.data.sharing import shared_batches
 from tunesmith.engine.faults import visit
 from tunesmith.engine.rescue import Judgement, Limits, Watch, judge
 from tunesmith.engine.world import LetGo, random_state, set_random_state
 from tunesmith.errors import DoesNotFitError
+from tunesmith.model.forward import may_share
 from tunesmith.model.memory import give_back, is_out_of_memory
 from tunesmith.tuning.method import Hooks, TunedModel
 
@@ -127,10 +129,17 @@ class Stepper:
         self.hooks.forget_step()
         set_random_state(drawn)
 
+    def _cut(self, samples: Sequence[Sample], micro_tokens: int) -> Iterator[Batch]:
+        """Micro-batches; what rows begin with alike is computed once, where that saves enough."""
+        shared = None
+        if self.packing and may_share(self.tuned.model):
+            shared = shared_batches(samples, micro_tokens)
+        return batches(samples, micro_tokens, self.packing) if shared is None else shared
+
     def accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> float:
         """Add the gradient of these samples to what is there; returns their share of the loss."""
         total = torch.zeros((), dtype=torch.float64)
-        for batch in batches(samples, micro_tokens, self.packing):
+        for batch in self._cut(samples, micro_tokens):
             self.breathe()
             factor = visit("forward")
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):

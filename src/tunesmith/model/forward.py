@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from tunesmith.kernels import attention, head
 from tunesmith.kernels.documents import LastLayer, ask_only, group_documents
 from tunesmith.model.families import FAMILIES
-from tunesmith.model.last_layer import asking_at, may_ask_less
-from tunesmith.model.virtual import lengthen
+from tunesmith.model.last_layer import WATCHED, asking_at, may_ask_less
+from tunesmith.model.virtual import ids_before, lengthen
 
 if TYPE_CHECKING:
     from tunesmith.data.loader import Batch
@@ -87,21 +87,43 @@ def learnt(model: nn.Module, batch: Batch, everywhere: bool = False) -> Learnt:
     lm, batch = causal_lm(model), lengthen(model, batch)
     if own_forward(lm):
         return _through_its_own_forward(lm, batch)
-    chosen = torch.nonzero(batch.labels.reshape(-1) >= 0)[:, 0]
-    last = ask_only(batch.segments, chosen) if may_ask_less(lm) and not everywhere else None
+    places, targets, weights = _what_is_learnt(batch)
+    chosen = torch.unique_consecutive(places)
+    last = None
+    if may_ask_less(lm) and not everywhere:
+        last = ask_only(batch.segments, chosen, batch.parents)
     hidden = packed_hidden(lm, batch, last)
-    chosen = chosen.to(lm.device)
     hidden = hidden.reshape(-1, hidden.shape[-1])
-    if last is None:
-        hidden = hidden.index_select(0, chosen)
-    targets = batch.labels.to(lm.device).reshape(-1)[chosen]
-    return Learnt(hidden, output_head(lm), targets, _weights_at(batch, chosen))
+    if last is not None:
+        places = torch.searchsorted(chosen, places)
+    if last is None or len(places) > len(chosen):
+        hidden = hidden.index_select(0, places.to(lm.device))
+    weights = None if weights is None else weights.to(lm.device)
+    return Learnt(hidden, output_head(lm), targets.to(lm.device), weights)
+
+
+def _what_is_learnt(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Flat place (rising), target and weight of each target, on the CPU."""
+    if batch.learns is not None:
+        return batch.learns
+    labels = batch.labels.reshape(-1)
+    places = torch.nonzero(labels >= 0)[:, 0]
+    return places, labels[places], _weights_at(batch, places)
+
+
+def may_share(model: nn.Module) -> bool:
+    """Whether rows that begin alike may be laid as a tree: our own attention, each row's text as it is, no noise
+    that rows would share, and nobody who counts tokens."""
+    lm = causal_lm(model)
+    if own_forward(lm) or ids_before(model) or getattr(lm, WATCHED, False):
+        return False
+    return not any(isinstance(m, nn.Dropout) and m.p > 0 and m.training for m in model.modules())
 
 
 def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tensor:
     """Hidden states of a known family, before the head: Float[Tensor, "B T d"], or those that ask, [1 n d]."""
     device = lm.device
-    documents = group_documents(batch.segments)
+    documents = group_documents(batch.segments, batch.parents)
     if device.type != "cpu":
         documents, last = documents.to(device), None if last is None else last.to(device)
     with asking_at(lm, last):

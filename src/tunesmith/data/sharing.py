@@ -1,0 +1,139 @@
+"""Rows of a step that begin alike are laid as a tree: what they share is computed once.
+
+    rows      [s s s a a]  [s s s b]          two branches of one trunk
+    flat      [s s s a a b]                   segments [0 0 0 1 1 2]   parents [-1 0 0]   positions [0 1 2 3 4 3]
+    learnt    (place, target, weight) of every row's own targets: a shared token may have several
+A dialogue expanded per assistant turn, or a long common system prompt, costs its tokens once. Exact: each token
+has its own position and sees its own path alone (kernels/documents.py). Not done where less than a tenth is saved.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy import ndarray
+
+from tunesmith.data.loader import Batch
+from tunesmith.data.packing import pack
+from tunesmith.data.samples import IGNORED, Sample, weights_of
+
+LEAST_SAVING = 0.1  # of a step's tokens
+LEAST_SHARED = 16  # tokens: a shorter common piece is not worth a branch
+COPY_COST = 0.25  # memory of a shared key seen by one more branch, against a token of one's own
+
+
+def shared_batches(samples: Sequence[Sample], micro_tokens: int) -> Iterator[Batch] | None:
+    """The samples as trees of at most `micro_tokens` (one sample may be longer); None where little would be saved."""
+    order = sorted(range(len(samples)), key=lambda index: samples[index].input_ids.astype(">i4").tobytes())
+    rows = [samples[index] for index in order]
+    common = [0, *(_common(a.input_ids, b.input_ids) for a, b in itertools.pairwise(rows))]
+    common = [count if count >= LEAST_SHARED else 0 for count in common]
+    total = sum(len(row.input_ids) for row in rows)
+    if sum(common) < LEAST_SAVING * total:
+        return None
+    return _lay(_families(rows, common, micro_tokens), micro_tokens)
+
+
+def _common(a: ndarray, b: ndarray) -> int:
+    """How many tokens two rows begin with alike."""
+    width = min(len(a), len(b))
+    differs = a[:width] != b[:width]
+    return int(differs.argmax()) if differs.any() else width
+
+
+def _families(
+    rows: Sequence[Sample], common: Sequence[int], micro_tokens: int
+) -> list[tuple[int, list[Sample]]]:
+    """Neighbours that share, with their cost in tokens; cut where a family would not fit a micro-batch."""
+    found: list[tuple[float, list[Sample]]] = []
+    for row, shared in zip(rows, common):
+        length = len(row.input_ids)
+        more = length - shared + COPY_COST * shared
+        if shared and found[-1][0] + more <= micro_tokens:
+            found[-1] = (found[-1][0] + more, [*found[-1][1], row])
+        else:
+            found.append((length, [row]))
+    return [(int(np.ceil(cost)), members) for cost, members in found]
+
+
+def _lay(families: Sequence[tuple[int, list[Sample]]], micro_tokens: int) -> Iterator[Batch]:
+    costs = np.array([cost for cost, _ in families], np.int64)
+    for chosen in pack(costs, micro_tokens):
+        yield plant([families[index][1] for index in chosen])
+
+
+def plant(families: Sequence[Sequence[Sample]]) -> Batch:
+    """One batch of trees; each family's rows in lexical order."""
+    tree = _Tree()
+    for rows in families:
+        tree.grow(rows, 0, -1, np.zeros(0, np.int64))
+    return tree.batch()
+
+
+class _Tree:
+    """Nodes in the order they are laid: a parent before its children."""
+
+    def __init__(self) -> None:
+        self.ids: list[ndarray] = []
+        self.positions: list[ndarray] = []
+        self.parents: list[int] = []
+        self.places: list[ndarray] = []
+        self.targets: list[ndarray] = []
+        self.weights: list[ndarray] = []
+        self.weighted = False
+        self.size = 0
+
+    def grow(self, rows: Sequence[Sample], depth: int, parent: int, path: ndarray) -> None:
+        """Lay what these rows hold from `depth` on; `path`: flat places of what stands before, alike in all."""
+        first, last = rows[0].input_ids, rows[-1].input_ids
+        end = len(first) if len(rows) == 1 else _common(first, last)
+        if len(rows) == 1 or end - depth >= LEAST_SHARED:
+            if end > depth:
+                path = np.concatenate([path, self.size + np.arange(end - depth)])
+                self.ids.append(first[depth:end])
+                self.positions.append(np.arange(depth, end))
+                self.parents.append(parent)
+                self.size += end - depth
+                parent = len(self.parents) - 1
+            depth = end
+        while rows and len(rows[0].input_ids) == depth:  # those that end here stand first
+            self._learn(rows[0], path)
+            rows = rows[1:]
+        begin = 0
+        for at in range(1, len(rows) + 1):
+            if at == len(rows) or not _go_on_alike(rows[begin], rows[at], depth):
+                self.grow(rows[begin:at], depth, parent, path)
+                begin = at
+
+    def _learn(self, row: Sample, path: ndarray) -> None:
+        learnt = np.flatnonzero(row.labels != IGNORED)
+        self.places.append(path[learnt])
+        self.targets.append(row.labels[learnt].astype(np.int64))
+        self.weights.append(weights_of(row)[learnt])
+        self.weighted |= row.weights is not None
+
+    def batch(self) -> Batch:
+        """The flat row. `labels` hold one target of each learnt token, `learns` all of them."""
+        places, targets, weights = (np.concatenate(x) for x in (self.places, self.targets, self.weights))
+        order = np.argsort(places, kind="stable")
+        labels = np.full(self.size, IGNORED, np.int64)
+        labels[places] = targets
+        segments = np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids])
+        ids, positions = (np.concatenate(x).astype(np.int64) for x in (self.ids, self.positions))
+        ids_T, labels_T, positions_T, segments_T = (
+            torch.from_numpy(x)[None] for x in (ids, labels, positions, segments)
+        )
+        learns = [torch.from_numpy(x[order]) for x in (places, targets)]
+        weighed = torch.from_numpy(weights[order]) if self.weighted else None
+        parents = torch.tensor(self.parents)
+        return Batch(
+            ids_T, labels_T, positions_T, segments_T, parents=parents, learns=(learns[0], learns[1], weighed)
+        )
+
+
+def _go_on_alike(a: Sample, b: Sample, depth: int) -> bool:
+    """Whether two rows, both longer than `depth`, share enough from there on to be laid together."""
+    return _common(a.input_ids, b.input_ids) - depth >= LEAST_SHARED
