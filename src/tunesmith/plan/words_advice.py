@@ -62,6 +62,6 @@ def vocabulary_extension(case: Case) -> Advice | None:
         "vocabulary_extension",
         f"{words.tokens_a_character:.2f} tokens a character were measured on this data: a larger vocabulary would "
         "write it that much quicker. It makes answers faster, hardly better, and must be trained on much text first; "
-        "a model made for this language is the simpler way",
+        "a model made for this language is the simpler way. tunesmith vocab measures both",
         "note 001, points 10 and 11",
     )

@@ -38,9 +38,7 @@ def beside(extras: list[dict[str, Any]]) -> RenderableType | None:
         if not extra["missing"]:
             continue
         body = Text(f"{extra['for']}: {', '.join(extra['missing'])}")
-        body.append(
-            f"\nat most {extra['megabytes']} MB, about {base.duration(extra['seconds'])} to fetch", "quiet"
-        )
+        body.append(f"\nabout {extra['megabytes']} MB, {base.duration(extra['seconds'])} to fetch", "quiet")
         body.append(f"\n→ {extra['install']}", "accent")
         lines.append(base.indent(base.bullet(Text("·", "quiet"), body)))
     return Group(Text("  can be added", "key"), *lines) if lines else None
