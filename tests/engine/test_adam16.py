@@ -19,7 +19,7 @@ Made = tuple[nn.Parameter, torch.optim.Optimizer]
 
 def made(begin: Tensor, kind: str = "adamw_bf16", decay: float = 0.0, lr: float = 1e-2) -> Made:
     parameter = nn.Parameter(begin.clone())
-    optimizer = make_optimizer([ParameterGroup((parameter,), decay)], BETAS, kind)  # type: ignore[arg-type]
+    optimizer = make_optimizer([ParameterGroup((parameter,), decay)], BETAS, kind)
     set_rate(optimizer, lr)
     return parameter, optimizer
 
