@@ -81,7 +81,7 @@ def test_what_differs_is_named_by_stage():
 
 
 def test_all_problems_of_all_stages_are_told_at_once_where_they_were_written():
-    # mutation tried: Part.where always naming the stage; problems raised at the first stage
+    # mutation tried: Part.where always naming the stage
     found = problems(
         staged(
             optim={"lr": -1},

@@ -63,7 +63,6 @@ def ids_of(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-# mutation tried: new merges put before the old ones; new ids counted from the vocabulary's size, not behind all ids
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=60) | st.text(alphabet=sorted(set(TEXT)) + list("<|>im_startend"), max_size=60))
 @example(TEXT[:200])
@@ -79,6 +78,7 @@ def test_every_new_token_stands_for_the_old_tokens_that_stood_there(extended, te
 
 
 def test_old_tokens_special_tokens_and_template_stay(extended):
+    # mutation tried: new ids counted from the size of the vocabulary, not behind all ids
     base, again, learnt, ids = extended
     vocabulary = again.get_vocab()
     assert all(vocabulary[token] == id for token, id in base.get_vocab().items())

@@ -71,7 +71,6 @@ def same(one: RunFolder, other: RunFolder) -> bool:
 
 
 def test_each_stage_starts_from_the_one_before(whole: RunFolder):
-    # mutation tried: begun() giving every stage the first model
     first, second = whole.stages
     untrained = read_json(whole.report)["before"]["heldout"]["loss_nats"]
     assert read_json(second.report)["before"]["heldout"]["loss_nats"] < untrained - 0.1
@@ -113,7 +112,6 @@ def test_a_message_mixed_into_pretraining_counts_with_every_token(whole: RunFold
 def test_what_was_measured_is_not_measured_again(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # mutation tried: Known.part giving nothing
     from tunesmith.evaluation import evaluate
 
     scored: list[str] = []
@@ -148,7 +146,6 @@ def test_the_whole_is_a_run_like_any_other(model: Path, whole: RunFolder):
 
 
 def test_a_run_in_stages_can_be_moved_and_is_the_base_of_another(model: Path, tmp_path: Path):
-    # mutation tried: recipe_of giving what the file says
     chosen = recipe(model, tmp_path / "a")
     run.train(chosen)
     moved = tmp_path / "elsewhere"
