@@ -86,7 +86,6 @@ def said(monkeypatch: pytest.MonkeyPatch, rates: Rates, believed: bool) -> docto
     return check
 
 
-# mutation tried: FAST = 0
 def test_bf16_that_does_not_pay_is_told_where_it_would_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     slow, fast = RATES, Rates("cpu", 1024, 2e10, 2e11)
     assert said(monkeypatch, fast, believed=True).status == "good"

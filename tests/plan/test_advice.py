@@ -267,7 +267,6 @@ RANK_16 = Situation().read().tuning.model_dump_json()
 ALL_ROWS = replace(PAST, limit=None, parameters=10**8, tuning=RANK_16)
 
 
-# mutation tried: each of the five looks returning None
 @pytest.mark.parametrize(
     ("situation", "words"),
     [

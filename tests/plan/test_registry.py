@@ -20,7 +20,6 @@ def ended(folder: Path, status: str = "done", **changes: object) -> None:
     (folder / "report.json").write_text(json.dumps({"status": status, "parameters": {"total": 7}}))
 
 
-# mutation tried: any status; any data; the output itself
 def test_runs_that_ended_on_the_same_data_are_read(tmp_path: Path) -> None:
     ended(tmp_path / "a", data={"train": "rows.jsonl", "limit": 100})
     ended(tmp_path / "b", "stopped")

@@ -45,7 +45,6 @@ BAD = {
 }
 
 
-# mutation tried: ROUNDS = 1
 @pytest.mark.parametrize("name", BAD)
 def test_the_result_hears_no_advice_with_a_change(name: str, text: Callable[..., str]) -> None:
     found = take_advice(text(*BAD[name]), "r")
@@ -68,7 +67,6 @@ def test_a_recipe_without_fault_is_left_as_it_is(text: Callable[..., str]) -> No
     assert found.changes == ()
 
 
-# mutation tried: no `before` in _next: it goes to and fro for ten rounds
 def test_two_rules_that_disagree_come_to_an_end(
     text: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +89,6 @@ def test_overrides_are_written_too_and_their_faults_told_together() -> None:
     assert len(caught.value.problems) == 2
 
 
-# mutation tried: no require_free
 def test_plan_apply_writes_a_new_file_and_never_over_one(
     text: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

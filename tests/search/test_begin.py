@@ -61,7 +61,6 @@ def test_plan_has_nothing_to_change_on_real_models_and_data(model: str, data: st
     accepted(str(ASSETS / "models" / model), [str(ASSETS / "datasets" / data)], tmp_path)
 
 
-# mutation tried: goal "task" for all
 def test_the_goal_follows_from_the_data(tmp_path: Path) -> None:
     model = str(make_model(tmp_path / "base"))
     texts = tmp_path / "books.txt"
@@ -114,7 +113,6 @@ def test_the_verb_writes_a_recipe_and_general_questions_and_never_over_them(
     assert "exists already" in err
 
 
-# mutation tried: no general.unlink
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -27,7 +27,6 @@ def test_a_grid_holds_every_combination_once() -> None:
     assert cells[0].name == "rank=8,lr=0.0001"
 
 
-# mutation tried: no natural order in Cell.overrides
 def test_a_method_is_set_before_what_belongs_to_it() -> None:
     cells = make_cells([Axis("tuning.rank", (8, 4)), Axis("tuning.method", ("lora", "vera"))])
     assert cells[0].overrides() == ["tuning.method=lora", "tuning.rank=8"]
@@ -44,7 +43,6 @@ def test_a_draw_is_the_same_for_a_seed_and_its_cells_differ() -> None:
         assert isinstance(cell.changes["tuning.rank"], int)
 
 
-# mutation tried: rng.uniform(low, high) for all ranges
 def test_rates_are_drawn_evenly_over_their_powers_of_ten() -> None:
     cells = make_cells([Axis("optim.lr", Range(1e-5, 1e-1))], 60)
     assert 20 <= sum(cell.changes["optim.lr"] < 1e-3 for cell in cells) <= 40

@@ -69,7 +69,6 @@ def bits(folder: str) -> dict[str, torch.Tensor]:
     return load_file(RunFolder(Path(folder)).adapter / "adapter_model.safetensors")
 
 
-# mutation tried: no torch.set_rng_state in _random_state_kept (seen by the second assertion)
 def test_a_run_afterwards_has_the_same_bits_and_no_folder_was_made(model: Path, tmp_path: Path) -> None:
     before = {path: path.read_bytes() for path in model.iterdir()}
     plain = recipe(model, tmp_path, rows=12, output=str(tmp_path / "plain"))

@@ -89,7 +89,6 @@ def test_runs_held_out_alike_are_compared_pair_by_pair_and_the_best_is_named(rec
     assert low["against_first"] == {}
 
 
-# mutation tried: no resume of an interrupted member; training ended ones again
 def test_what_ended_is_kept_and_what_was_cut_short_goes_on(recipe: str) -> None:
     words = ["optim.lr=1e-4,1e-3"]
     with pytest.raises(Interrupted):
@@ -140,7 +139,6 @@ def cut_twice(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return found
 
 
-# mutation tried: no budget.tokens among the overrides of a cell
 def test_every_cell_is_an_ordinary_run_with_the_same_tokens(cut_twice: dict[str, Any]) -> None:
     assert [each["status"] for each in cut_twice["runs"]] == ["done", "done"]
     assert all(is_run(each["run"]) for each in cut_twice["runs"])
@@ -175,7 +173,6 @@ def test_depth_counts_the_answers_of_the_whole_dialogue(cut_twice: dict[str, Any
             assert {bucket["answers"] for bucket in buckets} <= {"1", "2", "3-4"}
 
 
-# mutation tried: trained = set() in _cuts
 def test_no_row_that_any_run_was_trained_on_is_scored(recipe: str) -> None:
     chosen = load(recipe)
     longer = chosen.model_copy(update={"data": chosen.data.model_copy(update={"max_length": 96})})

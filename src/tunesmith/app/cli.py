@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import signal
 import sys
@@ -196,6 +197,9 @@ def _calm_libraries() -> Iterator[None]:
         ("OMP_WAIT_POLICY", "PASSIVE"),
     ):
         os.environ.setdefault(name, value)
+    if not os.environ.get(failure.DEBUG):
+        # it misses, at each start, a kernel that nobody asked for
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         if not os.environ.get(failure.DEBUG) and not sys.warnoptions:
             warnings.simplefilter("ignore")
