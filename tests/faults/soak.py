@@ -25,7 +25,10 @@ from tunesmith.recipe import Recipe, parse
 STEPS = 400  # of a run; then another begins
 STOP_EVERY = 100  # steps; then it is resumed
 SETTLED = 0.2  # of the time: what was taken until then is the level that must be kept
-RSS_SHARE, DISK_SHARE = 0.05, 0.05
+RSS_SHARE = 0.05
+DISK_SHARE = (
+    0.75  # two checkpoints are kept, and the best one where it is older: a third, and then what was trained
+)
 
 
 @dataclass(frozen=True, slots=True)

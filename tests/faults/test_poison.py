@@ -32,7 +32,7 @@ def poisoned(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Three rows of letters that mean nothing, among the others."""
     draw, found = random.Random(3), list(rows)
     for at in PLACES:
-        answer = "".join(draw.choice(LETTERS) for _ in range(150))
+        answer = "".join(draw.choice(LETTERS) for _ in range(400))
         found.insert(at, {"instruction": f"Name colour {at}.", "input": "", "output": answer})
     return found
 
@@ -50,7 +50,7 @@ def trained(folder: Path, name: str, rows: list[dict[str, str]]) -> tuple[float,
     )  # fmt: skip
     outcome = run.train(recipe)
     events = [e for e in read(Path(outcome.run) / "events.jsonl") if e["kind"] == "rescued"]
-    return read_json(outcome.report)["after"]["heldout"]["loss_nats"], events
+    return read_json(Path(outcome.report))["after"]["heldout"]["loss_nats"], events
 
 
 # mutation tried: sigmas null

@@ -19,7 +19,7 @@ from typing import Any, Literal
 Verdict = Literal["take", "skip", "rewind", "lower", "stop"]
 
 WINDOW = 64  # steps that say what is usual
-LEAST = 24  # fewer say nothing
+LEAST = 16  # fewer say nothing
 TOLERATED = 3  # so many values of a window as far out, and it is how these data are
 BEFORE = 2  # steps before the first bad one that are left out with it: one of them may have sown it
 LEAST_RISE_NATS = 1.0  # a loss that rises by less is nobody's emergency, however calm it was before
@@ -28,6 +28,9 @@ SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fift
 SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
+NEAR_ZERO = (
+    0.75  # of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long
+)
 TINY = 1e-12  # 0 has no logarithm
 NORMAL = 1.4826  # of the median absolute deviation of a normal distribution
 
@@ -36,7 +39,7 @@ NORMAL = 1.4826  # of the median absolute deviation of a normal distribution
 class Limits:
     """What is too much. None: no such limit. `clip` bounds what an update can do, so less is never an outlier."""
 
-    sigmas: float | None = 10.0
+    sigmas: float | None = 6.0
     loss: float | None = None
     grad_norm: float | None = None
     clip: float = 1.0
@@ -120,7 +123,7 @@ def _fault(watch: Watch, loss: float, norm: float, limits: Limits) -> str | None
     usual = len(watch.losses) - watch.strange  # the present row says nothing about what is usual
     losses, norms = watch.losses[:usual], watch.norms[:usual]
     added = _stands_out(losses, loss, limits.sigmas, LEAST_RISE_NATS)
-    if added and _stands_out(_logs(losses), _log(loss), limits.sigmas, 0.0):  # near 0, tails are long
+    if added and _stands_out(_logs(losses), _log(loss), NEAR_ZERO * limits.sigmas, 0.0):
         return f"loss {loss:.3g} stands out from the usual {median(losses):.3g}"
     far = _stands_out(_logs(norms), _log(norm), limits.sigmas, math.log(LEAST_FACTOR))
     if norm > limits.clip and far:
@@ -137,10 +140,11 @@ def _logs(values: Sequence[float]) -> list[float]:
 
 
 def _stands_out(usual: Sequence[float], value: float, sigmas: float, least: float) -> bool:
-    """Far above the median, and not one of several that are."""
+    """Far above the last few, and not one of several in the window that are."""
     if len(usual) < LEAST:
         return False
-    limit = median(usual) + max(sigmas * _sigma(usual), least)
+    # of the window's latter half: a loss falls in the window as a whole, which would pass for spread
+    limit = median(usual[-LEAST:]) + max(sigmas * _sigma(usual[-SMOOTH:]), least)
     return value > limit and sum(other > limit for other in usual) < TOLERATED
 
 

@@ -329,8 +329,8 @@ class Rescue(Section):
     """So many bad steps in a row are skipped one by one; then the run goes back, and leaves their rows out."""
     rewinds: Annotated[int, Field(ge=0)] = 3
     """How often it goes back (with half the rate, where the loss has crept up) before it stops."""
-    sigmas: Annotated[float, Field(gt=0)] | None = 10.0
-    """A loss or gradient norm so many spreads above the median of the last 64 steps is bad; null: only NaN is."""
+    sigmas: Annotated[float, Field(gt=0)] | None = 6.0
+    """A loss or gradient norm so many spreads above the median of the last steps is bad; null: only NaN is."""
     loss: Annotated[float, Field(gt=0)] | None = None
     """A loss above this many nats is bad."""
     grad_norm: Annotated[float, Field(gt=0)] | None = None
