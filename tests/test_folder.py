@@ -88,7 +88,6 @@ def test_only_a_folder_with_a_recipe_is_a_run(tmp_path):
 
 
 def test_a_folder_whose_run_was_killed_before_its_first_word_is_new(tmp_path):
-    # mutation tried: any file at all counts
     folder = RunFolder(tmp_path / "run")
     folder.create()
     with folder.lock():
@@ -100,7 +99,6 @@ def test_a_folder_whose_run_was_killed_before_its_first_word_is_new(tmp_path):
 
 
 def test_a_disk_without_room_for_the_run_is_told_before_it_begins(tmp_path, monkeypatch):
-    # mutation tried: free space alone, without what the run has taken already
     folder = RunFolder(tmp_path / "run" / "deep")
     usage = folders.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(folders.shutil, "disk_usage", lambda path: usage._replace(free=1000))

@@ -66,7 +66,6 @@ def test_a_healthy_trace_raises_no_alarm(seed: int, noise: float) -> None:
     assert set(verdicts(healthy(1500, seed, noise))) == {"take"}
 
 
-# mutation tried: mean and standard deviation instead of medians; LEAST_RISE_NATS = 0
 @pytest.mark.parametrize("seed", range(5))
 def test_a_heavy_tail_costs_a_step_in_two_thousand_at_most(seed: int) -> None:
     """Student's t with 5 degrees of freedom: ten times in these steps more than five times the usual spread."""
@@ -108,7 +107,6 @@ def test_the_first_steps_are_not_judged_by_statistics(first: tuple[float, float]
 
 
 def test_a_spike_is_skipped_and_nothing_after_it() -> None:
-    # mutation tried: outliers left out of `bad`; the spike taken into the medians alone
     found = verdicts(with_values(healthy(400), 200, [(20.0, 60.0)]))
     assert [number for number, verdict in enumerate(found, 1) if verdict != "take"] == [200]
 
@@ -133,7 +131,6 @@ def test_five_times_ten_times_the_loss_goes_back_and_leaves_the_window_out() -> 
 
 
 def test_a_burst_of_nan_goes_back_and_then_stops() -> None:
-    # mutation tried: the count of rewinds reset by applied_to
     nan = (math.nan, math.inf)
     assert verdicts(healthy(50) + [nan] * 20)[50:] == (["skip"] * 4 + ["rewind"]) * 3 + [
         "skip", "skip", "skip", "skip", "stop",
@@ -149,7 +146,6 @@ def test_what_is_not_finite_is_skipped_from_the_first_step_and_never_remembered(
 
 
 def test_a_loss_that_creeps_up_lowers_the_rate_and_at_last_stops() -> None:
-    # mutation tried: `lowest` follows the smoothed loss upwards
     up = [(2.0 + 0.02 * number, 0.8) for number in range(200)]
     trace = healthy(300) + up
     found = verdicts(trace)
@@ -183,7 +179,6 @@ def test_without_sigmas_only_absolute_limits_and_the_finite_gate_judge() -> None
 
 
 def test_the_newest_good_checkpoint_from_before_the_window_is_gone_back_to() -> None:
-    # mutation tried: at <= begins; the oldest good one
     judgement = Judgement("rewind", "why", Watch(bad=(100, 101, 102, 103, 104)), (98, 104))
     rewind = back(judgement, 104, [(60, True), (80, True), (90, False), (98, True), (100, True)])
     assert rewind == Rewind(104, 80, "why", (98, 104), 1.0)
@@ -209,7 +204,6 @@ def test_a_window_that_is_left_out_is_not_learnt_from() -> None:
 
 
 def test_a_good_checkpoint_has_steady_norms_a_loss_that_has_not_risen_and_no_bad_step() -> None:
-    # mutation tried: is_good without `not self.bad`; without `steady`
     calm = after(healthy(100))
     assert calm.is_good
     assert not replace(calm, bad=(100,)).is_good

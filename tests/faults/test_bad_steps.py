@@ -37,7 +37,6 @@ def steps_told(folder: Path) -> list[int]:
 def test_nan_five_times_in_a_row_goes_back_leaves_the_window_out_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: back to the newest checkpoint, good or not; the window learnt from after all
     ask(monkeypatch, "update", range(9, 14), "nan")
     result, _ = make_run(tmp_path, **SIXTEEN)
     assert result.status == "done"
@@ -68,7 +67,6 @@ def test_a_run_that_went_back_is_the_run_without_that_window(
 def test_a_way_back_that_is_cut_off_is_taken_again_or_has_been_taken(
     fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: checkpoints beyond the way back not void; rewinds not applied at resume
     bad = ",".join(f"update:{at}:nan" for at in range(9, 14))
     monkeypatch.setenv("TUNESMITH_FAULT", bad)
     whole, weights = make_run(tmp_path / "whole", tuning=DROPOUT_LORA, **SIXTEEN)
@@ -135,7 +133,6 @@ def test_a_loss_that_creeps_up_halves_the_rate(tmp_path: Path, monkeypatch: pyte
 def test_the_row_that_made_a_step_bad_comes_first_with_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: rows in the order of the step
     ask(monkeypatch, "update", range(3, 4), "nan")
     make_run(
         tmp_path, evaluate=False, settings={"text_of": lambda sample: f"words of {sample.address} " * 40}

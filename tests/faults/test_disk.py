@@ -46,7 +46,6 @@ def saved_steps(folder: Path) -> list[int]:
 def test_a_disk_that_refuses_costs_a_checkpoint_and_not_the_run(
     point: str, action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: staging left behind; errors of the writer dropped
     _, whole = make_run(tmp_path / "whole", tuning=DROPOUT_LORA)
     visits = range(2, 9)
     asked = ",".join(f"{point}:{at}:{one}" for at, one in zip(visits, action.split(",")))
@@ -155,7 +154,6 @@ def damage(path: Path, how: str) -> None:
 def test_a_damaged_checkpoint_is_passed_over_by_name_and_the_older_one_is_used(
     file: str, how: str, tmp_path: Path, run_of_eight: tuple[Path, dict[str, torch.Tensor]]
 ) -> None:
-    # mutation tried: verify() that does not look at the optimiser's file
     source, whole = run_of_eight
     shutil.copytree(source, tmp_path / "run")
     damage(tmp_path / "run" / "checkpoints" / "step-00000008" / file, how)
@@ -176,7 +174,6 @@ def run_of_eight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[s
 def test_where_none_is_whole_the_run_does_not_quietly_begin_anew(
     tmp_path: Path, run_of_eight: tuple[Path, Any]
 ) -> None:
-    # mutation tried: restore() that starts from the beginning
     shutil.copytree(run_of_eight[0], tmp_path / "run")
     for step in (6, 8):
         damage(tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "optimizer.safetensors", "missing")
@@ -221,7 +218,6 @@ def test_a_checkpoint_of_schema_1_goes_on(tmp_path: Path) -> None:
 
 
 def test_keep_spares_the_best_and_the_newest_good_one(tmp_path: Path) -> None:
-    # mutation tried: _rotate that keeps the newest alone
     _, _ = make_run(tmp_path, tuning=DROPOUT_LORA, checkpoint={"keep": 1})
     kept = checkpoints(tmp_path, keep=1)
     snapshot = checkpoint.read(kept.newest()[0])
@@ -245,7 +241,6 @@ def test_nothing_is_deleted_while_the_newest_does_not_verify(
 def test_training_goes_on_while_a_checkpoint_is_written_and_the_copy_is_of_its_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: the live tensors handed to the writer
     _, whole = make_run(tmp_path / "whole", tuning=DROPOUT_LORA, stop_after=2)
     gate, stepped = threading.Event(), []
     real = checkpoint.write

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a whole run (rows 1 to 4): eight in the fast tests, a hundred in all of them."""
+"""kill -9 at random moments of a whole run (rows 1 to 4): four and a hundred, in all tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 from tests.faults.kills import try_all
 
 
-# mutation tried: the generator's state not restored; `adapter` written in place; keep = 0 checkpoints after a kill
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ TRIAL = {"dry_run": True}
 
 @pytest.mark.parametrize("tuning", [DROPOUT_LORA, {"method": "full"}])
 def test_the_trial_of_the_worst_batch_leaves_no_trace(tuning: dict[str, object], tmp_path: Path) -> None:
-    # mutation tried: the generator not put back; gradients of the trial kept
     one, plain = make_run(tmp_path / "plain", tuning=tuning, budget={"steps": 12})
     two, tried = make_run(tmp_path / "tried", tuning=tuning, budget={"steps": 12}, settings=TRIAL)
     assert same_bits(plain, tried)
@@ -63,7 +62,6 @@ def test_a_longest_sample_that_does_not_fit_is_named_before_the_first_step(
 def test_memory_that_ends_within_the_optimiser_takes_up_the_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: going on with the half-moved weights
     _, whole = make_run(tmp_path / "whole", tuning=DROPOUT_LORA)
     ask(monkeypatch, "optimizer", range(4, 5), "oom")
     _, weights = make_run(tmp_path / "oom", tuning=DROPOUT_LORA)

@@ -15,7 +15,6 @@ def named(page: str) -> list[tuple[str, str]]:
     return TEST.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
 
 
-# mutation tried: a test's name with a letter left out
 @pytest.mark.parametrize("page", ["faults.md", "faults.zh-CN.md"])
 def test_every_test_that_the_page_names_exists(page: str) -> None:
     assert len(named(page)) > 30

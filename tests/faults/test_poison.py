@@ -32,7 +32,7 @@ def poisoned(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Three rows of letters that mean nothing, among the others."""
     draw, found = random.Random(3), list(rows)
     for at in PLACES:
-        answer = "".join(draw.choice(LETTERS) for _ in range(400))
+        answer = "".join(draw.choice(LETTERS) for _ in range(150))
         found.insert(at, {"instruction": f"Name colour {at}.", "input": "", "output": answer})
     return found
 
@@ -45,7 +45,7 @@ def trained(folder: Path, name: str, rows: list[dict[str, str]]) -> tuple[float,
         {
             "model": str(MODEL), "output": str(folder / name), "tuning": {"method": "full"},
             "data": {"train": str(file), "validation": str(folder / "held.json"), "max_length": 512},
-            "optim": {"lr": 1e-3, "batch_tokens": 1500}, "compute": {"precision": "fp32"},
+            "optim": {"lr": 1e-3, "batch_tokens": 1000}, "evaluation": {"every": 0.5}, "compute": {"precision": "fp32"},
         }
     )  # fmt: skip
     outcome = run.train(recipe)
@@ -53,7 +53,6 @@ def trained(folder: Path, name: str, rows: list[dict[str, str]]) -> tuple[float,
     return read_json(Path(outcome.report))["after"]["heldout"]["loss_nats"], events
 
 
-# mutation tried: sigmas null
 def test_a_poison_row_is_named_and_costs_nothing(tmp_path: Path) -> None:
     every = [row for row in json.loads(ROWS.read_text(encoding="utf-8")) if row["output"]]
     rows = every[:500]
@@ -66,6 +65,6 @@ def test_a_poison_row_is_named_and_costs_nothing(tmp_path: Path) -> None:
     planted = {
         str(number) for number, row in enumerate(poisoned(rows), 1) if "Name colour" in row["instruction"]
     }
-    assert named <= planted
+    assert named == planted
     assert all("Name colour" in event["texts"][0] for event in events)
     assert bad <= clean + 0.02

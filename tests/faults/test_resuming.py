@@ -34,7 +34,6 @@ def stopped(model: Path, tmp_path: Path) -> Recipe:  # noqa: F811
 
 
 def test_every_key_of_a_recipe_has_a_rule() -> None:
-    # mutation tried: the rule of "budget" taken out falls to the strictest one
     for key, field in Recipe.model_fields.items():
         section: Any = field.annotation
         inner = (
@@ -88,7 +87,6 @@ def test_moments_of_another_optimiser_cannot_be_taken_over_even_when_meant(stopp
 
 @pytest.mark.parametrize(("name", "harmless"), [("torch", False), ("threads", True), ("peft", False)])
 def test_another_library_is_named(name: str, harmless: bool, stopped: Recipe) -> None:
-    # mutation tried: environment.json written before it is compared
     folder = RunFolder(Path(stopped.output))
     write_json(folder.environment, {**read_json(folder.environment), name: "0.1"})
     if not harmless:

@@ -14,7 +14,6 @@ from tunesmith.engine.world import random_state, seed_everything, set_random_sta
 from tunesmith.folder import RunFolder
 
 
-# mutation tried: the rows of a step shuffled without the seed
 def test_the_same_recipe_gives_the_same_bits_twice(model: Path, whole: Path, tmp_path: Path) -> None:  # noqa: F811
     again = Path(run.train(recipe(model, tmp_path)).run)
     assert (again / "adapter/adapter_model.safetensors").read_bytes() == (

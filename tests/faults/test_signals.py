@@ -60,7 +60,6 @@ def test_a_run_that_is_asked_to_stop_finishes_the_step_and_saves(
 def test_in_a_hurry_a_step_is_let_go_of_and_nothing_of_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple
 ) -> None:
-    # mutation tried: the generator not put back when a step is let go of; its gradient kept
     monkeypatch.setattr(world, "GRACE_SECONDS", 0.0)
     monkeypatch.setenv("TUNESMITH_FAULT", "forward:6:term")
     result, _ = make_run(tmp_path, tuning=DROPOUT_LORA, micro_tokens=24)
@@ -76,7 +75,6 @@ def test_in_a_hurry_a_step_is_let_go_of_and_nothing_of_it_counts(
 def test_in_a_hurry_an_evaluation_is_let_go_of_and_done_when_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undisturbed: tuple
 ) -> None:
-    # mutation tried: evaluated_step set before the evaluation
     monkeypatch.setattr(world, "GRACE_SECONDS", 0.0)
     monkeypatch.setenv("TUNESMITH_FAULT", "held_out:1:term")
     result, _ = make_run(tmp_path, tuning=DROPOUT_LORA)
@@ -147,7 +145,6 @@ def test_stopped_during_preparation_nothing_is_left(
 def test_stopped_outside_the_loop_it_says_how_to_go_on_and_does(
     point: str, model: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # mutation tried: the adapter written in place
     chosen = recipe(model, tmp_path)
     monkeypatch.setenv("TUNESMITH_FAULT", f"{point}:1:int")
     with pytest.raises(Interrupted) as error:

@@ -235,7 +235,6 @@ def test_a_sample_as_long_as_the_run_is_refused() -> None:
 
 
 def test_a_step_that_is_computed_again_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # mutation tried: forget_step left out of the hooks
     _, calm, _ = fit_run(tmp_path / "calm", DROP, steps=4, micro_tokens=24)
     monkeypatch.setenv("TUNESMITH_FAULT", "backward:8:oom")
     faults.forget_visits()
