@@ -20,7 +20,7 @@ import cyclopts
 from cyclopts import App, CycloptsError, Group
 
 from tunesmith import __version__
-from tunesmith.app import advising, caching, doctoring, failure, reshape, verbs, vocabulary
+from tunesmith.app import advising, benching, caching, doctoring, failure, reshape, verbs, vocabulary
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
@@ -58,6 +58,7 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (USE, "runs show", verbs.runs_show),
     (USE, "runs compare", verbs.runs_compare),
     (KNOW, "methods", verbs.methods),
+    (KNOW, "bench", benching.bench),
     (KNOW, "doctor", verbs.doctor),
     (KNOW, "cache list", caching.cache_list),
     (KNOW, "cache clear", caching.cache_clear),

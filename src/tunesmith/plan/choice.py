@@ -74,6 +74,11 @@ class Setting:
         return max(self.longest, self.shape.step_tokens if self.shape else self.recipe.optim.batch_tokens)
 
     @property
+    def attended(self) -> float:
+        """Mean length of the document that a token stands in."""
+        return self.summary.attended if self.summary else self.longest / 2
+
+    @property
     def answers(self) -> bool:
         """Whether anything is generated before and after."""
         wanted = self.recipe.evaluation
@@ -129,8 +134,8 @@ class Setting:
         speed = card_speed(self.device.name) if self.device.kind == "cuda" else _PROCESSOR
         size = numbers(load.trains, load.bf16)
         tokens = self.shape.tokens / self.shape.steps if self.shape else self.step_tokens
-        length = self.summary.attended if self.summary else self.longest / 2
-        stretch = Stretch(tokens, tokens * load.targets / load.tokens, length, max(1.0, tokens / load.tokens))
+        pieces = max(1.0, tokens / load.tokens)
+        stretch = Stretch(tokens, tokens * load.targets / load.tokens, self.attended, pieces)
         return train_work(load, load.trains, size, stretch).seconds(speed)
 
 

@@ -153,11 +153,7 @@ def _layer_work(
     """One decoder layer: forward, again where it is recomputed, and twice as much backward."""
     facts, added = load.facts, trains.beside(layer, size.compute < FP32)
     again = int(recomputed and cost.flows)
-    learnt = sum(
-        linear.inputs * linear.outputs
-        for linear in facts.linears
-        if f"{facts.layer(layer)}.{linear.name}.weight" in trains.names
-    )
+    learnt = _learnt_weights(facts, trains, layer)
     extra = 2 * sum(one.work for one in added)
     forward = 2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length
     back = 2 * facts.linear_parameters + 5 * facts.attention_size * stretch.length if cost.flows else 0.0
@@ -177,6 +173,30 @@ def _layer_work(
         stretch.tokens * traffic + read,
         stretch.micro_batches * operators,
         stretch.tokens * stretch.length * facts.heads * thirds / 3,
+    )
+
+
+def model_flops(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> float:
+    """Arithmetic that the model itself asks for in a step, nothing computed twice: what MFU is counted in.
+
+    A token, a layer: 2 N + 2 a s forward; 2 N + 4 a s more where a gradient goes through; 2 a weight that trains.
+    """
+    facts, each = load.facts, 0.0
+    for layer, cost in enumerate(layer_costs(facts, trains, size, 1.0)):
+        through = 2 * facts.linear_parameters + 4 * facts.attention_size * stretch.length
+        added = 2 * sum(one.work for one in trains.beside(layer, size.compute < FP32))
+        each += 2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length + 3 * added
+        each += through * cost.flows + 2 * _learnt_weights(facts, trains, layer)
+    head = stretch.targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
+    return stretch.tokens * each + head
+
+
+def _learnt_weights(facts: ModelFacts, trains: Trains, layer: int) -> int:
+    """Weights of a layer's matrices that train."""
+    return sum(
+        linear.inputs * linear.outputs
+        for linear in facts.linears
+        if f"{facts.layer(layer)}.{linear.name}.weight" in trains.names
     )
 
 

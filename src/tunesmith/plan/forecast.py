@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, layer_costs, numbers, recomputed_layers, what_trains
+from tunesmith.plan.activations import FP32, layer_costs, numbers, recomputed_layers, uncertainty
 from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
 from tunesmith.plan.choice import RunShape, Setting, choose
 from tunesmith.plan.device import Device
-from tunesmith.plan.duration import Speed, Stretch, find_speed, forward_work, train_work
+from tunesmith.plan.duration import Speed, Stretch, Work, find_speed, forward_work, model_flops, train_work
 from tunesmith.plan.ladder import Rung, climb_down, nearest
+from tunesmith.plan.measured import stated
 from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
 from tunesmith.plan.reach import reach
 from tunesmith.recipe import Recipe, steps_of
@@ -49,6 +50,10 @@ class Plan:
     recomputed: range  # decoder layers computed again in the backward pass
     micro_tokens: int
     lr: float
+    load: Load
+    attended: float  # mean length of the document that a token stands in
+    step_seconds: float | None
+    flops: float | None  # of all steps, nothing computed twice
 
     @property
     def fits(self) -> bool:
@@ -91,7 +96,7 @@ class Plan:
             "device": device,
             "parameters": {"total": self.parameters, "trainable": self.trainable},
             "memory": self.memory.to_json(),
-            "run": {**run, "seconds": self.seconds, "disk_bytes": self.disk_bytes},
+            "run": {**run, "seconds": self.seconds, "disk_bytes": self.disk_bytes, "flops": self.flops},
             "advice": [asdict(item) for item in self.advice],
             "largest": dict(self.largest),
             "precision": self.precision,
@@ -119,10 +124,19 @@ def make_plan(
     trainable = trainable_parameters(recipe.tuning, facts)
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, load = setting.precision, choose(setting)
-    memory = forecast_memory(load)
-    seconds = None
+    error = stated(device.kind, device.name)
+    memory = replace(
+        forecast_memory(load),
+        error_share=error.share + uncertainty(facts),
+        allocated_error_share=error.allocated_share,
+        held_against=error.rows,
+    )
+    seconds = step_seconds = flops = None
     if shape is not None:
-        seconds = _seconds(recipe, load, shape, summary, speed or find_speed(device, facts))
+        speed = speed or find_speed(device, facts)
+        step_seconds = _step_work(load, shape, setting.attended).seconds(speed)
+        seconds = _seconds(recipe, load, shape, summary, speed)
+        flops = shape.steps * _step_flops(load, shape, setting.attended)
     lr = resolve_lr(recipe)
     fits = memory.device_bytes <= device.memory_bytes
     rungs = climb_down(setting)
@@ -149,6 +163,10 @@ def make_plan(
         recomputed=_recomputed(load),
         micro_tokens=_micro_tokens(recipe, load),
         lr=lr,
+        load=load,
+        attended=setting.attended,
+        step_seconds=step_seconds,
+        flops=flops,
     )
 
 
@@ -166,16 +184,29 @@ def _micro_tokens(recipe: Recipe, load: Load) -> int:
 
 def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed) -> float:
     """Training and held-out losses. Tasks, whose answers have no length yet, are left out."""
-    trains = what_trains(load.tuning, load.facts)
-    size = numbers(trains, load.bf16)
+    size = numbers(load.trains, load.bf16)
     tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
     length = summary.attended if summary else shape.longest / 2
-    step = Stretch(tokens, targets, length, max(1.0, tokens / load.tokens))
     held = shape.tokens * _held_out_share(recipe) / max(1.0, summary.epochs if summary else 1.0)
     held_out = Stretch(held, held * targets / tokens, length, held / load.tokens)
     evaluations = shape.steps / steps_of(recipe.evaluation.every, shape.steps)
-    once = train_work(load, trains, size, step).seconds(speed)
+    once = _step_work(load, shape, length).seconds(speed)
     return shape.steps * once + evaluations * forward_work(load.facts, size, held_out).seconds(speed)
+
+
+def _step_work(load: Load, shape: RunShape, length: float) -> Work:
+    """What a mean step asks for."""
+    return train_work(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
+
+
+def _step_flops(load: Load, shape: RunShape, length: float) -> float:
+    """Arithmetic of a mean step."""
+    return model_flops(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
+
+
+def _mean_step(load: Load, shape: RunShape, length: float) -> Stretch:
+    tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
+    return Stretch(tokens, targets, length, max(1.0, tokens / load.tokens))
 
 
 def _held_out_share(recipe: Recipe) -> float:

@@ -25,6 +25,7 @@ from tunesmith.plan.activations import (
     what_trains,
 )
 from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
+from tunesmith.plan.measured import UNMEASURED
 from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
@@ -40,8 +41,6 @@ CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.65, "accumulating": 1.3, "chec
 RETURNED_BLOCK = 32 * 2**20
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
-# How far off the forecast was, on the machines it was held against (docs/plan.md has the table).
-ERROR_SHARE: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
 FOUR_BIT_BYTES = 0.5
 SCALE_BYTES: Mapping[bool, float] = {False: FP32 / 64, True: (1 + FP32 / 256) / 64}
@@ -110,6 +109,8 @@ class Memory:
     phase: str
     error_share: float
     context_bytes: int
+    allocated_error_share: float | None = None
+    held_against: int = 0  # measurements that the stated error comes from
 
     @property
     def peak_bytes(self) -> int:
@@ -138,6 +139,8 @@ class Memory:
                 for phase, terms in self.phases.items()
             ],
             "error_share": self.error_share,
+            "allocated_error_share": self.allocated_error_share,
+            "held_against": self.held_against,
         }
 
 
@@ -153,7 +156,7 @@ def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
     terms = dict(phases[phase])
     terms["allocator"] = round(_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
-    error_share = ERROR_SHARE[load.device] + uncertainty(load.facts)
+    error_share = UNMEASURED[load.device] + uncertainty(load.facts)
     return Memory(terms, phases, phase, error_share, CONTEXT_BYTES[load.device])
 
 

@@ -1,0 +1,1 @@
+"""Speed and memory here: what a run really takes, beside what was forecast. Faces in app/benching.py."""

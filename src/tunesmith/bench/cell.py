@@ -1,0 +1,107 @@
+"""One cell, measured: the peak of a step's tensors, and of the process. Runs as a process of its own.
+
+python -m tunesmith.bench.cell '{"family": "llama", ...}'  ->  {"allocated_bytes": 1234, "resident_bytes": 5678}
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tunesmith.bench.cells import LEARNT_SHARE, Cell
+from tunesmith.data.samples import Sample
+from tunesmith.engine.optim import make_optimizer, set_rate
+from tunesmith.engine.step import Stepper
+from tunesmith.engine.world import peak_bytes
+from tunesmith.kernels import attention
+from tunesmith.model.load import _without_dropout, checkpoint_layers
+from tunesmith.model.quantised import Held, hold
+from tunesmith.objectives.language_modelling import summed_loss
+from tunesmith.plan.activations import layer_costs, numbers, recomputed_layers
+from tunesmith.recipe import Optim
+from tunesmith.tuning.build import build
+from tunesmith.tuning.method import Moments, Setting
+
+
+def measure(cell: Cell, device: str) -> dict[str, int]:
+    """Peaks of a second step: the first makes the optimiser's states."""
+    stepper, samples, weight = prepare(cell, device)
+    stepper.take(1, samples, weight, cell.tokens)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        stepper.take(2, samples, weight, cell.tokens)
+        torch.cuda.synchronize()
+        allocated = torch.cuda.max_memory_allocated()
+    else:
+        resident = peak_bytes()
+        before = sum(tensor.numel() * tensor.element_size() for tensor in held(stepper))
+        allocated = before + peak_of(lambda: stepper.take(2, samples, weight, cell.tokens))
+        return {"allocated_bytes": allocated, "resident_bytes": resident}
+    return {"allocated_bytes": allocated, "resident_bytes": peak_bytes()}
+
+
+def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
+    """The engine's own step for a cell, with rows that fill its micro-batches."""
+    torch.manual_seed(0)
+    lm = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**cell.config), dtype=torch.bfloat16 if cell.bf16 else torch.float32,
+        attn_implementation=attention.NAME,
+    ).to(device)  # fmt: skip
+    _without_dropout(lm)
+    hold(lm, Held.by(cell.method))
+    method = build(cell.method)
+    tuned = method.prepare(lm, Setting(steps=100))
+    tuned.model.train()
+    load = cell.load(device)
+    if load.recomputed:
+        costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+        checkpoint_layers(lm, recomputed_layers(costs, load.recomputed))
+    optimizer = make_optimizer(method.parameter_groups(tuned, Optim()), (0.9, 0.999), cell.optimizer)
+    set_rate(optimizer, 1e-4)
+    ids = np.arange(cell.length, dtype=np.int32)
+    given = round(cell.length * (1 - LEARNT_SHARE))
+    row = Sample(ids, np.where(ids < given, -100, ids).astype(np.int32), "bench:1")
+    samples = [row] * (cell.tokens // cell.length * cell.micro_batches)
+    stepper = Stepper(
+        tuned, optimizer, method.hooks(tuned, Moments(optimizer)), summed_loss,
+        packing=True, autocast=cell.bf16, grad_clip=1.0,
+    )  # fmt: skip
+    return stepper, samples, float((cell.length - given) * len(samples))
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Most bytes of tensors alive at once, beside those that were before: the profiler's memory events, summed."""
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=kinds, profile_memory=True) as profile:
+        work()
+    results: Any = profile.profiler
+    events = [event for event in results.kineto_results.events() if event.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+def held(stepper: Stepper) -> Iterator[Tensor]:
+    """What is there before the step begins: weights, scales of those in 4 bits, the optimiser's states."""
+    yield from stepper.tuned.model.parameters()
+    for state in stepper.optimizer.state.values():
+        yield from (value for value in state.values() if torch.is_tensor(value))
+    for parameter in stepper.tuned.model.parameters():
+        quantised = getattr(parameter, "quant_state", None)
+        for one in (quantised, getattr(quantised, "state2", None)):
+            if one is not None:
+                yield from (one.absmax, one.code)
+
+
+if __name__ == "__main__":
+    found = measure(Cell(**json.loads(sys.argv[1])), sys.argv[2])
+    print(json.dumps(found))

@@ -1,0 +1,137 @@
+"""How far off the forecast was: a table that comes with the package, and every run made here since.
+
+measured.json (bench --memory, dated)  +  ~/.cache/tunesmith/measured.jsonl (a line a run)  ->  the error a plan states
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+PACKAGED = Path(__file__).with_name("measured.json")
+FILE = "measured.jsonl"
+# So many of the newest lines are read; a file grown beyond twice as many bytes is begun anew.
+MOST_LINES, MOST_BYTES = 1000, 1 << 20
+# Rows of this very device count alone once there are so many.
+ENOUGH = 10
+# Where nothing was measured on a kind of device.
+UNMEASURED: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
+LEAST = 0.01
+COVERED = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One comparison: bytes of tensors, where they were measured, and of all memory."""
+
+    kind: str
+    device: str
+    what: str
+    predicted_bytes: int
+    measured_bytes: int
+    predicted_allocated: int | None = None
+    measured_allocated: int | None = None
+
+    @property
+    def error(self) -> float:
+        """Of all memory."""
+        return self.predicted_bytes / self.measured_bytes - 1
+
+    @property
+    def allocated_error(self) -> float | None:
+        """Of tensors."""
+        if not self.predicted_allocated or not self.measured_allocated:
+            return None
+        return self.predicted_allocated / self.measured_allocated - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The error that 19 of 20 rows stay within, of all memory and of tensors, and how many rows say so."""
+
+    share: float
+    allocated_share: float | None
+    rows: int
+
+
+def folder() -> Path:
+    """Where what was measured here is kept."""
+    if asked := os.environ.get("TUNESMITH_CACHE"):
+        return Path(asked).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tunesmith"
+
+
+def record(row: Row) -> None:
+    """Add a row to what was measured here. A place that cannot be written is no reason to fail a run."""
+    try:
+        file = folder() / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and file.stat().st_size > 2 * MOST_BYTES:
+            kept = file.read_text(encoding="utf-8", errors="replace").splitlines()[-MOST_LINES:]
+            file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        with file.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(asdict(row)) + "\n")  # one write: lines of two runs never mix
+    except (OSError, RuntimeError):  # no home directory, no space, read-only
+        return
+
+
+@lru_cache(maxsize=8)
+def stated(kind: str, device: str) -> Stated:
+    """The error that plans for a device state; of this very device once enough was measured on it."""
+    rows = [row for row in (*_packaged(), *_own()) if row.kind == kind]
+    same = [row for row in rows if row.device == device]
+    rows = same if len(same) >= ENOUGH else rows
+    if not rows:
+        return Stated(UNMEASURED[kind], None, 0)
+    tensors = [abs(row.allocated_error) for row in rows if row.allocated_error is not None]
+    return Stated(
+        _covering([abs(row.error) for row in rows]), _covering(tensors) if tensors else None, len(rows)
+    )
+
+
+def _covering(errors: list[float]) -> float:
+    """What 19 of 20 stay within, to the percent above."""
+    at = sorted(errors)[max(0, math.ceil(COVERED * len(errors)) - 1)]
+    return max(LEAST, math.ceil(100 * at - 1e-9) / 100)
+
+
+def _packaged() -> Iterator[Row]:
+    try:
+        table = json.loads(PACKAGED.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    yield from (row for one in table.get("rows", []) if (row := _row(one)))
+
+
+def _own() -> Iterator[Row]:
+    try:
+        with (folder() / FILE).open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
+            lines = file.read().decode("utf-8", errors="replace").splitlines()[-MOST_LINES:]
+    except (OSError, RuntimeError):
+        return
+    for line in lines:
+        try:
+            row = _row(json.loads(line))
+        except ValueError:  # a line that was cut short
+            continue
+        if row:
+            yield row
+
+
+def _row(values: Any) -> Row | None:
+    """A row as it was written; None where it is none, or says what cannot be."""
+    try:
+        row = Row(**{name: values[name] for name in Row.__slots__ if name in values})
+        numbers = (row.predicted_bytes, row.measured_bytes)
+        sane = all(isinstance(n, int) and n > 0 for n in numbers) and isinstance(row.kind, str)
+        return row if sane and abs(row.error) < 10 else None
+    except (TypeError, KeyError):
+        return None
