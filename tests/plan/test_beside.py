@@ -48,8 +48,6 @@ EXACT: list[Tuning] = [
     LayerNorms(method="ln"),
     Lisa(method="lisa", layers=1),
     GaLore(method="galore", rank=4),
-]
-CLOSE: list[Tuning] = [
     Prefix(method="prefix", length=3, hidden=5),
     PTuningV2(method="p_tuning_v2", length=3),
     Prompt(method="prompt", length=3),
@@ -65,7 +63,9 @@ def compare(family: str, tuning: Tuning, bf16: bool) -> tuple[int, int]:
     trains = what_trains(tuning, facts)
     length = DOCUMENT + trains.virtual_inputs
     slack = (length + trains.virtual_keys) / length
-    found = saved_bytes(facts, trains, numbers(trains, bf16), DOCUMENTS * length, targets, slack)
+    found = saved_bytes(
+        facts, trains, numbers(trains, bf16), DOCUMENTS * length, targets, slack, length=DOCUMENT
+    )
     return measured, round(found.total)
 
 
@@ -75,12 +75,6 @@ def compare(family: str, tuning: Tuning, bf16: bool) -> tuple[int, int]:
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_saved_bytes_of_every_method_are_exact(family: str, tuning: Tuning, bf16: bool) -> None:
     measured, forecast = compare(family, tuning, bf16)
-    assert forecast == measured
-
-
-@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("tuning", CLOSE, ids=str)
-def test_saved_bytes_with_virtual_inputs_are_close(tuning: Tuning, bf16: bool) -> None:
-    """The encoder of the prompt, once a step, is left out."""
-    measured, forecast = compare("llama", tuning, bf16)
-    assert forecast == pytest.approx(measured, rel=0.03)
+    # learnt keys and tokens: flags of a byte each in the last layer, which computes learnt places alone
+    near = 0.002 if isinstance(tuning, Prefix | PTuningV2 | Prompt | PTuning) else 0.0
+    assert forecast == pytest.approx(measured, rel=near)

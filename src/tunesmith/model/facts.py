@@ -73,6 +73,7 @@ class ModelFacts:
     max_positions: int | None = None
     kind: Literal["chat", "base", "unknown"] = "unknown"
     own_forward: str | None = None  # why it runs through its own forward; None: through our fused paths
+    parallel: bool = False  # attention and feed-forward side by side
     text_only: bool = False  # the text part of a model that also takes pictures or sound
     skeleton: Skeleton | None = None
     new_tokens: tuple[int, ...] = ()  # ids that a run uses and the base has not learnt
@@ -207,6 +208,7 @@ def facts_from_config(
         max_positions=positions if isinstance(positions, int) and positions > 0 else None,
         kind=kind,
         stored=stored_kind(config, name),
+        parallel=flag(family.parallel, config),
     )
     return replace(facts, norms=_norms(facts), outside=_outside(facts))
 

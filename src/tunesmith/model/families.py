@@ -43,6 +43,14 @@ class Family:
     bias_out: Flag = False
     bias_mlp: Flag = False
     norm_bias: bool = False
+    norms_behind: bool = False  # norms stand behind attention and feed-forward alone, none before
+    parallel: Flag = False  # attention and feed-forward stand side by side, on one input
+    # ---- what is kept for the backward pass (plan/activations.py) ----
+    norm: str = "rms"  # a row of plan/activations.py's norm_bytes
+    rotary: float = 1.0  # share of a head that turns
+    rotary_each: bool = False  # cosine and sine are laid out anew in each layer
+    rotary_wide: bool = False  # in fp32, whatever the model is stored in
+    capped_attention: bool = False  # scores are capped, and made again in the backward pass
     head_bias: bool = False
     qk_norm: str | None = None  # "head": q_norm and k_norm of head_dim; "whole": of all heads together
     # ---- what the head does to logits: keys of the config ----
@@ -88,14 +96,16 @@ FAMILIES: Mapping[str, Family] = {
         qk_norm="head",
     ),
     "gemma": Family(
-        256000, 24576, kv_heads=16, head_dim=256, tied=True, bias_in=_ATTENTION_BIAS, bias_out=_ATTENTION_BIAS
+        256000, 24576, norm="offset", kv_heads=16, head_dim=256, tied=True, bias_in=_ATTENTION_BIAS,
+        bias_out=_ATTENTION_BIAS
     ),
     "gemma2": Family(
-        256000, 9216, kv_heads=4, head_dim=256, tied=True, norms=_GEMMA_NORMS, bias_in=_ATTENTION_BIAS,
-        bias_out=_ATTENTION_BIAS, softcap="final_logit_softcapping",
-    ),
+        256000, 9216, norm="offset", kv_heads=4, head_dim=256, tied=True, norms=_GEMMA_NORMS,
+        bias_in=_ATTENTION_BIAS,
+        bias_out=_ATTENTION_BIAS, softcap="final_logit_softcapping", capped_attention=True),
     "gemma3_text": Family(
-        262208, 9216, kv_heads=4, head_dim=256, tied=True, norms=_GEMMA_NORMS, bias_in=_ATTENTION_BIAS,
+        262208, 9216, norm="offset", kv_heads=4, head_dim=256, tied=True, norms=_GEMMA_NORMS,
+        bias_in=_ATTENTION_BIAS,
         bias_out=_ATTENTION_BIAS, qk_norm="head", softcap="final_logit_softcapping",
         unless=("use_bidirectional_attention",),
     ),
@@ -107,37 +117,42 @@ FAMILIES: Mapping[str, Family] = {
             "hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner",
         },
-        grouped=False, gated=False, activation_keeps=4, bias_in=True, bias_out=True, bias_mlp=True, norm_bias=True,
-        keeps_width=True, unless=("add_cross_attention", "reorder_and_upcast_attn"),
+        grouped=False, gated=False, activation_keeps=4, bias_in=True, bias_out=True, bias_mlp=True,
+        norm_bias=True, norm="layer", rotary=0.0, keeps_width=True,
+        unless=("add_cross_attention", "reorder_and_upcast_attn"),
     ),
     "gpt_neox": Family(
         50432, 24576, embedding="gpt_neox.embed_in", layers="gpt_neox.layers",
         final_norm="gpt_neox.final_layer_norm", attention_in=("attention.query_key_value",),
         attention_out="attention.dense", mlp_in=("mlp.dense_h_to_4h",), mlp_out="mlp.dense_4h_to_h",
         grouped=False, gated=False, bias_in=("attention_bias", True), bias_out=("attention_bias", True),
-        bias_mlp=True, norm_bias=True,
-    ),
+        bias_mlp=True, norm_bias=True, norm="layer", rotary=0.25, parallel=("use_parallel_residual", True)),
     "phi": Family(
         51200, 8192, final_norm="model.final_layernorm", attention_out="self_attn.dense", mlp_in=("mlp.fc1",),
-        mlp_out="mlp.fc2", norms=("input_layernorm",), gated=False, activation_keeps=4, bias_in=True, bias_out=True,
-        bias_mlp=True, norm_bias=True, head_bias=True, unless=("qk_layernorm",),
+        mlp_out="mlp.fc2", norms=("input_layernorm",), gated=False, activation_keeps=4, bias_in=True,
+        bias_out=True,
+        bias_mlp=True, norm_bias=True, norm="layer", head_bias=True, unless=("qk_layernorm",), rotary=0.5,
+        parallel=True
     ),
     "phi3": Family(32064, 8192, attention_in=("self_attn.qkv_proj",), mlp_in=_FUSED_GATE),
     "glm": Family(
-        151552, 13696, kv_heads=2, head_dim=128, mlp_in=_FUSED_GATE, bias_in=("attention_bias", True)
+        151552, 13696, kv_heads=2, head_dim=128, mlp_in=_FUSED_GATE, bias_in=("attention_bias", True),
+        rotary=0.5, rotary_each=True
     ),
     "glm4": Family(
         151552, 13696, kv_heads=2, head_dim=128, mlp_in=_FUSED_GATE, norms=_GLM_NORMS,
-        bias_in=("attention_bias", True),
-    ),
+        bias_in=("attention_bias", True), rotary=0.5, rotary_each=True),
     "olmo": Family(
-        50304, 11008, norms=(), final_norm=None, bias_in=_ATTENTION_BIAS, bias_out=_ATTENTION_BIAS
+        50304, 11008, norms=(), norm="layer_wide", final_norm=None, bias_in=_ATTENTION_BIAS,
+        bias_out=_ATTENTION_BIAS, rotary_wide=True
     ),
     "olmo2": Family(
-        50304, 11008, norms=_OLMO2_NORMS, bias_in=_ATTENTION_BIAS, bias_out=_ATTENTION_BIAS, qk_norm="whole"
+        50304, 11008, norms=_OLMO2_NORMS, norms_behind=True, bias_in=_ATTENTION_BIAS,
+        bias_out=_ATTENTION_BIAS, qk_norm="whole", norm="scaled_wide", rotary_wide=True
     ),
     "olmo3": Family(
-        50304, 11008, norms=_OLMO2_NORMS, bias_in=_ATTENTION_BIAS, bias_out=_ATTENTION_BIAS, qk_norm="whole"
+        50304, 11008, norms=_OLMO2_NORMS, norms_behind=True, bias_in=_ATTENTION_BIAS,
+        bias_out=_ATTENTION_BIAS, qk_norm="whole", norm="scaled_wide", rotary_wide=True
     ),
     "granite": Family(
         32000, 11008, bias_in=_ATTENTION_BIAS, bias_out=_ATTENTION_BIAS, bias_mlp=("mlp_bias", False),
@@ -149,16 +164,17 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "starcoder2": Family(
         49152, 12288, kv_heads=2, tied=True, mlp_in=("mlp.c_fc",), mlp_out="mlp.c_proj", gated=False,
-        bias_in=("use_bias", True), bias_out=("use_bias", True), bias_mlp=("use_bias", True), norm_bias=True,
+        bias_in=("use_bias", True), bias_out=("use_bias", True), bias_mlp=("use_bias", True),
+        norm_bias=True, norm="layer",
     ),
     "cohere": Family(
         256000, 22528, tied=True, norms=("input_layernorm",), bias_in=_ATTENTION_BIAS,
-        bias_out=_ATTENTION_BIAS, multiply="logit_scale", unless=("use_qk_norm",),
+        bias_out=_ATTENTION_BIAS, multiply="logit_scale", unless=("use_qk_norm",), norm="centred",
+        parallel=True
     ),
     "cohere2": Family(
         256000, 22528, tied=True, norms=("input_layernorm",), bias_in=_ATTENTION_BIAS,
-        bias_out=_ATTENTION_BIAS, multiply="logit_scale",
-    ),
+        bias_out=_ATTENTION_BIAS, multiply="logit_scale", norm="centred", parallel=True),
     "seed_oss": Family(
         155136, 27648, kv_heads=8, head_dim=128, bias_in=("attention_bias", True),
         bias_out=("attention_out_bias", False), bias_mlp=("mlp_bias", False),

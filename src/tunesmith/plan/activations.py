@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from tunesmith.model.facts import ModelFacts
 from tunesmith.model.families import FAMILIES, Family
-from tunesmith.plan.beside import Beside, beside, virtual_inputs, virtual_keys
+from tunesmith.plan.beside import Beside, beside, encoder_bytes, virtual_inputs, virtual_keys
 from tunesmith.recipe import Tuning
 from tunesmith.tuning.footprint import footprint
 from tunesmith.tuning.methods import METHODS
@@ -25,8 +25,8 @@ INDEX = 8
 # What the last layer computes (kernels/documents.py): only learnt tokens, unless nearly all are; of a document of
 # which much is learnt, all queries attend.
 PRUNE_BELOW, SQUARE_FROM = 0.9, 0.5
-# Families whose saved bytes equal what torch keeps, to the byte (tests); the others' are close.
-EXACT = ("llama", "mistral", "qwen2", "qwen3")
+# Norms of what attention or feed-forward give, before it joins the stream.
+_ON_A_BRANCH = ("post_self_attn", "post_mlp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,7 @@ class Trains:
     beside: Callable[[int, bool], list[Beside]]
     virtual_inputs: int = 0
     virtual_keys: int = 0
+    encoder_bytes: int = 0  # kept once by the network that makes them
     whole: bool = False
     spelling: Family = FAMILIES["llama"]
 
@@ -106,6 +107,7 @@ def what_trains(tuning: Tuning, facts: ModelFacts) -> Trains:
         lambda layer, cast: beside(tuning, facts, layer, cast),
         virtual_inputs(tuning),
         virtual_keys(tuning),
+        encoder_bytes(tuning),
         METHODS[tuning.method].can.whole,
         facts.spelling,
     )
@@ -126,6 +128,7 @@ def layer_cost(
     size: Numbers,
     slack: float,
     narrow: float | None = None,
+    length: float = 0.0,
 ) -> LayerCost:
     """Saved bytes of decoder layer `layer`; `flows` says whether its input needs a gradient.
 
@@ -136,30 +139,45 @@ def layer_cost(
         return _unknown_layer_cost(facts, trains, layer, flows, size)
     family, walk = facts.spelling, _Walk(facts, trains, layer, size)
     first, *others = family.norms or ("", "")  # OLMo's norms have no parameters, and keep their input
-    norm = walk.norm(first, facts.hidden_size, 1, flows, size.residual)
+    if family.norms_behind:
+        norm, others = flows, [first, *others]
+        walk.wide |= {"y", "z"} if size.compute < size.residual else set()
+    else:
+        norm = walk.norm(first, facts.hidden_size, 1, flows, size.residual)
     fewer = narrow is not None
     if fewer and flows:  # where each token stands in the layer's own order
         walk.saved += INDEX
     learns = _queries_keys_values(walk, facts, norm, fewer)
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
-        # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head
-        queries = 2 * facts.attention_size * size.compute + facts.heads * FP32
-        walk.saved += slack * 2 * facts.attention_size * size.compute
+        # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
+        # where scores are capped q, k and v alone, and their mask
+        wide = size.residual if family.capped_attention else size.compute
+        keys = facts.attention_size * (wide + size.compute)
+        queries = facts.attention_size * wide
+        if not family.capped_attention:
+            queries += facts.attention_size * size.compute + facts.heads * FP32
+        walk.saved += slack * keys + _rotation(facts, size) * (family.rotary_each and not fewer)
+        walk.fixed += round(length**2) * family.capped_attention
         if narrow is None:
             walk.saved += slack * queries
         else:
             _attend_few(walk, facts, narrow, slack, queries, size)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
-    flows = flows or output
-    norm = flows
-    for name in others:
-        norm = walk.norm(name, facts.hidden_size, 1, flows, size.residual)
-    learns = [walk.linear(name, norm, "z") for name in family.mlp_in]
+    if facts.parallel:
+        norm = walk.beside_norm(others, facts.hidden_size, flows, size.residual) if others else norm
+        inside = "z" if others else "y"
+    else:
+        flows = norm = flows or output
+        inside = "z"
+        for name in others:
+            stream = size.compute if name.startswith(_ON_A_BRANCH) else size.residual
+            norm = walk.norm(name, facts.hidden_size, 1, flows, stream)
+    learns = [walk.linear(name, norm, inside) for name in family.mlp_in]
     walk.add(_mlp_kept(facts, learns) * size.compute)
     down = walk.linear(family.mlp_out, any(learns), "product")
-    return LayerCost(walk.saved, walk.asked, walk.fixed, flows or down, attends)
+    return LayerCost(walk.saved, walk.asked, walk.fixed, flows or output or down, attends)
 
 
 def _queries_keys_values(walk: _Walk, facts: ModelFacts, flows: bool, fewer: bool) -> list[bool]:
@@ -182,7 +200,7 @@ def _attend_few(
     walk: _Walk, facts: ModelFacts, share: float, slack: float, queries: float, size: Numbers
 ) -> None:
     """Places of keys and queries, their own copy of the rotation, and slots of queries: all, or of those who ask."""
-    walk.saved += INDEX + 2 * facts.head_dim * size.residual
+    walk.saved += INDEX + _rotation(facts, size)
     walk.asked += INDEX
     if share > SQUARE_FROM:
         walk.saved += slack * (queries + INDEX + 1)
@@ -215,10 +233,8 @@ def _unknown_layer_cost(
 
 
 def uncertainty(facts: ModelFacts) -> float:
-    """How much further off a forecast may be: exact for the llama-like, close for our rows, else rough."""
-    if facts.own_forward is not None:
-        return 0.3
-    return 0.0 if facts.family in EXACT else 0.1
+    """How much further off a forecast may be: not at all for families with a row, whose saved bytes are exact."""
+    return 0.0 if facts.own_forward is None else 0.3
 
 
 def saved_bytes(
@@ -229,27 +245,31 @@ def saved_bytes(
     targets: int,
     slack: float = 1.0,
     recomputed: int = 0,
+    length: float = 0.0,
 ) -> Saved:
-    """Bytes kept for the backward pass of a micro-batch.
+    """Bytes kept for the backward pass of a micro-batch of documents of `length`, learnt tokens apart.
 
     recomputed: so many layers, the first that gradients reach, keep only their input.
     """
-    costs = layer_costs(facts, trains, size, slack)
+    costs = layer_costs(facts, trains, size, slack, None, length)
     again = recomputed_layers(costs, recomputed)
     last = facts.layers - 1
     narrow = None if last in again else asking_share(facts, tokens, targets)
     if narrow is not None:
-        costs = layer_costs(facts, trains, size, slack, narrow)
+        costs = layer_costs(facts, trains, size, slack, narrow, length)
     asking = [tokens] * last + [tokens if narrow is None else targets]
     whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
     one = tokens * facts.hidden_size * size.residual
     kept = tuple(one if index in again else bytes_here for index, bytes_here in enumerate(whole))
     ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows, narrow is not None)
+    ends += trains.encoder_bytes
+    if trains.virtual_inputs:  # which tokens are learnt ones, and the number of each
+        ends += tokens * (1 + INDEX * trains.virtual_inputs / (length + trains.virtual_inputs))
     stored = any(
         cost.attends and index not in again and not (narrow is not None and index == last)
         for index, cost in enumerate(costs)
     )
-    return Saved(whole, kept, again, tokens * _shared(facts, size, slack) * stored, ends)
+    return Saved(whole, kept, again, tokens * _shared(facts, trains, size, slack, length) * stored, ends)
 
 
 def asking_share(facts: ModelFacts, tokens: float, targets: int) -> float | None:
@@ -261,13 +281,18 @@ def asking_share(facts: ModelFacts, tokens: float, targets: int) -> float | None
 
 @lru_cache(maxsize=512)
 def layer_costs(
-    facts: ModelFacts, trains: Trains, size: Numbers, slack: float, narrow: float | None = None
+    facts: ModelFacts,
+    trains: Trains,
+    size: Numbers,
+    slack: float,
+    narrow: float | None = None,
+    length: float = 0.0,
 ) -> tuple[LayerCost, ...]:
     """What each layer keeps, from the input to the output; `narrow` is for the last."""
     flows, costs = trains.begins, list[LayerCost]()
     for layer in range(facts.layers):
         fewer = narrow if layer == facts.layers - 1 else None
-        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer))
+        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer, length))
         flows = costs[-1].flows
     return tuple(costs)
 
@@ -278,6 +303,30 @@ def recomputed_layers(costs: Sequence[LayerCost], count: int) -> range:
         (index for index, cost in enumerate(costs) if cost.saved or cost.asked or cost.flows), len(costs)
     )
     return range(first, min(len(costs), first + count))
+
+
+def norm_bytes(kind: str, width: int, groups: int, flows: bool, trains: bool, stream: int) -> tuple[int, int]:
+    """Bytes a token that a norm keeps, and bytes kept once. groups: as many norms side by side, each of width / groups.
+
+    RMSNorm keeps its input in fp32 and a root where a gradient flows, and the scaled input where its weight trains
+    (in fp32 where it is scaled before it is cast; with 1 + weight, also that sum). Torch's own layer norm keeps its
+    input, a mean and a spread.
+    """
+    reached, kept = flows or trains, (width + groups) * FP32 * flows
+    match kind:
+        case "layer":  # the statistics are as wide as weights, where those train
+            return (width * stream + 2 * groups * (FP32 if trains else stream)) * reached, 0
+        case "layer_wide":
+            return (width + 2 * groups) * FP32 * reached, 0
+        case "offset":
+            return kept + width * FP32 * trains, width // groups * FP32 * flows
+        case "scaled_wide":
+            return kept + width * FP32 * trains, 0
+        case "centred":  # the input less its mean is made twice
+            mean = groups * FP32 * (stream < FP32)
+            return kept + (width * FP32 + mean) * flows + width * FP32 * trains, 0
+        case _:
+            return kept + width * stream * trains, 0
 
 
 def _ends(
@@ -294,19 +343,27 @@ def _ends(
     final = f"{facts.spelling.final_norm}.weight" in trains.names
     wide = FP32 if final and size.residual == FP32 else size.residual
     if flows or final:
-        ends += (
-            asking * (facts.hidden_size + 1) * FP32 * flows
-            + asking * facts.hidden_size * size.residual * final
-        )
-        ends += targets * (facts.hidden_size * wide + INDEX * (not narrow))
+        saved, fixed = norm_bytes(facts.spelling.norm, facts.hidden_size, 1, flows, final, size.residual)
+        ends += asking * saved + fixed + targets * (facts.hidden_size * wide + INDEX * (not narrow))
     if trains.head(facts):
         ends += facts.embedding_parameters * FP32
+    if facts.spelling.head_bias and trains.head(facts):
+        ends += facts.vocab_size * FP32
+    if f"{facts.spelling.positions}.weight" in trains.names:
+        ends += tokens * INDEX
     return ends + tokens * INDEX * trains.embedding
 
 
-def _shared(facts: ModelFacts, size: Numbers, slack: float) -> float:
+def _shared(facts: ModelFacts, trains: Trains, size: Numbers, slack: float, length: float) -> float:
     """Kept once for all layers, bytes a token: the rotation's cosine and sine, the documents' places and slots."""
-    return 2 * facts.head_dim * size.residual + INDEX + INDEX * slack
+    slots = slack / (1 + trains.virtual_keys / length) if length else slack  # learnt keys have none
+    return (0 if facts.spelling.rotary_each else _rotation(facts, size)) + INDEX + INDEX * slots
+
+
+def _rotation(facts: ModelFacts, size: Numbers) -> int:
+    """Bytes a token of cosine and sine."""
+    family = facts.spelling
+    return 2 * int(facts.head_dim * family.rotary) * (FP32 if family.rotary_wide else size.residual)
 
 
 class _Walk:
@@ -316,7 +373,7 @@ class _Walk:
         self.trains, self.size = trains, size
         self.prefix = f"{facts.layer(layer)}."
         self.linears = {linear.name: linear for linear in facts.linears}
-        self.first = next(iter(facts.spelling.norms), "")
+        self.first, self.kind = next(iter(facts.spelling.norms), ""), facts.spelling.norm
         self.beside = {one.linear.name: one for one in trains.beside(layer, size.compute < FP32)}
         self.saved = 0.0
         self.asked = 0.0
@@ -333,15 +390,25 @@ class _Walk:
             self.saved += count
 
     def norm(self, name: str, width: int, groups: int, flows: bool, stream: int, fewer: bool = False) -> bool:
-        """RMSNorm keeps its input in fp32 where a gradient flows, and the scaled input where it trains."""
+        """What a norm keeps; whether its output needs a gradient."""
         trains = f"{self.prefix}{name}.weight" in self.trains.names
-        self.add((width * FP32 + groups * FP32) * flows + width * stream * trains, fewer)
-        if trains and self.size.compute < self.size.residual:
+        saved, fixed = norm_bytes(self.kind, width, groups, flows, trains, stream)
+        self.add(saved, fewer)
+        self.fixed += fixed
+        if (trains or self.kind == "layer_wide") and self.size.compute < self.size.residual:
             # an fp32 weight makes an fp32 output, which each linear layer casts for itself
             self.wide |= (
+                {"y", "z"} if not name else
                 set() if name.endswith(("q_norm", "k_norm")) else {"y"} if name == self.first else {"z"}
-            )
+            )  # fmt: skip
         return flows or trains
+
+    def beside_norm(self, names: Sequence[str], width: int, flows: bool, stream: int) -> bool:
+        """A norm of the input that another norm keeps already: only its own statistics are new."""
+        found = self.norm(names[0], width, 1, flows, stream)
+        if found:
+            self.add(-width * stream)
+        return found
 
     def linear(self, name: str, flows: bool, source: str, fewer: bool = False, twice: bool = False) -> bool:
         """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy."""

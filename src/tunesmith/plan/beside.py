@@ -77,6 +77,20 @@ def virtual_keys(tuning: Tuned) -> int:
     return tuning.length if isinstance(tuning, Prefix | PTuningV2) else 0
 
 
+def encoder_bytes(tuning: Tuned) -> int:
+    """What the small network that makes virtual tokens keeps: its inner values, once a micro-batch.
+
+    Of an LSTM only the layers behind it: what torch keeps of the LSTM itself is its own affair.
+    """
+    match tuning:
+        case Prefix(reparameterise=True):
+            return tuning.length * tuning.hidden * FP32
+        case PTuning():
+            return 2 * tuning.length * tuning.hidden * FP32
+        case _:
+            return 0
+
+
 def frozen_numbers(tuning: Tuned, facts: ModelFacts) -> int:
     """fp32 numbers that a method holds beside what trains: random matrices, ended stages, importance scores."""
     match tuning:

@@ -31,7 +31,7 @@ from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
-FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 430 * 2**20, "cuda": 96 * 2**20}
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 600 * 2**20, "cuda": 96 * 2**20}
 # What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request. On a
 # processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
 # blocks badly; those of 32 MiB and more go back to the system at once.
@@ -238,7 +238,16 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     trains = load.trains
     size = numbers(trains, load.bf16)
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
-    found = saved_bytes(facts, trains, size, load.computed, load.targets, load.attended, load.recomputed)
+    found = saved_bytes(
+        facts,
+        trains,
+        size,
+        load.computed,
+        load.targets,
+        load.attended,
+        load.recomputed,
+        load.length,
+    )
     table = facts.embedding_parameters * FP32
     head_trains, embedding = trains.head(facts), table if trains.embedding else 0
     earlier = all_gradients if load.accumulates else 0
