@@ -45,7 +45,8 @@ def bench(
     if steps < 1:
         raise UserError.at("--steps", f"must be at least 1, got {steps}", "try --steps 5")
     if recipe and "=" in recipe and not Path(recipe).exists():  # overrides of the bundled recipe
-        recipe, overrides = None, (recipe, *overrides)
+        overrides = (recipe, *overrides)
+        recipe = None
     if out:
         require_free(Path(out), "--out")
     if memory:

@@ -63,7 +63,9 @@ def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
     if load.recomputed:
         costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
         checkpoint_layers(lm, recomputed_layers(costs, load.recomputed))
-    optimizer = make_optimizer(method.parameter_groups(tuned, Optim()), (0.9, 0.999), cell.optimizer)
+    optimizer = make_optimizer(
+        method.parameter_groups(tuned, Optim()), (0.9, 0.999), cell.load(device).optimizer
+    )  # type: ignore[arg-type]
     set_rate(optimizer, 1e-4)
     ids = np.arange(cell.length, dtype=np.int32)
     given = round(cell.length * (1 - LEARNT_SHARE))
