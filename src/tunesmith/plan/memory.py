@@ -31,7 +31,7 @@ from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
-FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 600 * 2**20, "cuda": 96 * 2**20}
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
 # What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request. On a
 # processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
 # blocks badly; those of 32 MiB and more go back to the system at once.
@@ -335,7 +335,9 @@ def _live(load: Load, trains: Trains, compute: int) -> float:
     largest = max(linear.inputs * linear.outputs for linear in facts.linears)
     own = largest * FP32 if trains.embedding and load.tuning.base == "none" else 0
     wide = 0 if load.tuning.base == "none" else largest * compute  # one 4-bit weight at a time
-    return load.computed * max(mlp, attention) * compute + own + wide
+    # capped scores, made again: raw, capped, masked, their shares and two gradients
+    scores = 6 * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
+    return load.computed * (max(mlp, attention) * compute + scores) + own + wide
 
 
 def chunk_rows(vocabulary: int) -> int:
