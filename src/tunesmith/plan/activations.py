@@ -150,19 +150,7 @@ def layer_cost(
     learns = _queries_keys_values(walk, facts, norm, fewer)
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
-        # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
-        # where scores are capped q, k and v alone, and their mask
-        wide = size.residual if family.capped_attention else size.compute
-        keys = facts.attention_size * (wide + size.compute)
-        queries = facts.attention_size * wide
-        if not family.capped_attention:
-            queries += facts.attention_size * size.compute + facts.heads * FP32
-        walk.saved += slack * keys + _rotation(facts, size) * (family.rotary_each and not fewer)
-        walk.fixed += round(length**2) * family.capped_attention
-        if narrow is None:
-            walk.saved += slack * queries
-        else:
-            _attend_few(walk, facts, narrow, slack, queries, size)
+        _attend(walk, facts, narrow, slack, length)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     if facts.parallel:
@@ -194,6 +182,24 @@ def _queries_keys_values(walk: _Walk, facts: ModelFacts, flows: bool, fewer: boo
             few, width = fewer and at == 0, n * facts.head_dim
             learns[at] = walk.norm(f"self_attn.{name}", width, groups, learns[at], walk.size.compute, few)
     return learns
+
+
+def _attend(walk: _Walk, facts: ModelFacts, narrow: float | None, slack: float, length: float) -> None:
+    """What attention itself keeps."""
+    family, size = facts.spelling, walk.size
+    # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
+    # where scores are capped q, k and v alone, and their mask
+    wide = size.residual if family.capped_attention else size.compute
+    keys = facts.attention_size * (wide + size.compute)
+    queries = facts.attention_size * wide
+    if not family.capped_attention:
+        queries += facts.attention_size * size.compute + facts.heads * FP32
+    walk.saved += slack * keys + _rotation(facts, size) * (family.rotary_each and narrow is None)
+    walk.fixed += round(length**2) * family.capped_attention
+    if narrow is None:
+        walk.saved += slack * queries
+    else:
+        _attend_few(walk, facts, narrow, slack, queries, size)
 
 
 def _attend_few(
