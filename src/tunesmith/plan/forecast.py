@@ -124,26 +124,19 @@ def make_plan(
     trainable = trainable_parameters(recipe.tuning, facts)
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, load = setting.precision, choose(setting)
-    error = stated(device.kind, device.name)
-    memory = replace(
-        forecast_memory(load),
-        error_share=error.share + uncertainty(facts),
-        allocated_error_share=error.allocated_share,
-        held_against=error.rows,
-    )
+    memory = _with_stated_error(forecast_memory(load), device, facts)
     seconds = step_seconds = flops = None
     if shape is not None:
         speed = speed or find_speed(device, facts)
         step_seconds = _step_work(load, shape, setting.attended).seconds(speed)
         seconds = _seconds(recipe, load, shape, summary, speed)
         flops = shape.steps * _step_flops(load, shape, setting.attended)
-    lr = resolve_lr(recipe)
     fits = memory.device_bytes <= device.memory_bytes
     rungs = climb_down(setting)
     largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
-    steps = shape.steps if shape else None
     case = Case(
-        recipe, facts, device, lr, steps, summary, fits, dict(largest["methods"]), runs, seconds,
+        recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary, fits,
+        dict(largest["methods"]), runs, seconds,
         room=memory.device_bytes / max(1, device.memory_bytes),
         wide_fits=setting.fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"}))),
     )  # fmt: skip
@@ -162,11 +155,22 @@ def make_plan(
         checkpointing=load.checkpointing,
         recomputed=_recomputed(load),
         micro_tokens=_micro_tokens(recipe, load),
-        lr=lr,
+        lr=resolve_lr(recipe),
         load=load,
         attended=setting.attended,
         step_seconds=step_seconds,
         flops=flops,
+    )
+
+
+def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Memory:
+    """How far off forecasts for such a device were so far."""
+    error = stated(device.kind, device.name)
+    return replace(
+        memory,
+        error_share=error.share + uncertainty(facts),
+        allocated_error_share=error.allocated_share,
+        held_against=error.rows,
     )
 
 
