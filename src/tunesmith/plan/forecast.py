@@ -125,12 +125,7 @@ def make_plan(
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, load = setting.precision, choose(setting)
     memory = _with_stated_error(forecast_memory(load), device, facts)
-    seconds = step_seconds = flops = None
-    if shape is not None:
-        speed = speed or find_speed(device, facts)
-        step_seconds = _step_work(load, shape, setting.attended).seconds(speed)
-        seconds = _seconds(recipe, load, shape, summary, speed)
-        flops = shape.steps * _step_flops(load, shape, setting.attended)
+    seconds, step_seconds, flops = _times(setting, load, speed)
     fits = memory.device_bytes <= device.memory_bytes
     rungs = climb_down(setting)
     largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
@@ -161,6 +156,18 @@ def make_plan(
         step_seconds=step_seconds,
         flops=flops,
     )
+
+
+def _times(
+    setting: Setting, load: Load, speed: Speed | None
+) -> tuple[float | None, float | None, float | None]:
+    """Seconds of the run, seconds of a mean step, arithmetic of all steps; nothing where the data were not read."""
+    if setting.shape is None:
+        return None, None, None
+    speed = speed or find_speed(setting.device, setting.facts)
+    step = _step_work(load, setting.shape, setting.attended).seconds(speed)
+    seconds = _seconds(setting.recipe, load, setting.shape, setting.summary, speed)
+    return seconds, step, setting.shape.steps * _step_flops(load, setting.shape, setting.attended)
 
 
 def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Memory:
