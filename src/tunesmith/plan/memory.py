@@ -255,18 +255,11 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     saved = found.total - (table if head_trains else 0)
     live = _live(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
+    kept, own = {"gradients": earlier, "saved activations": saved}, table if head_trains else 0
     phases: dict[str, dict[str, float]] = {
-        "loss": {
-            "gradients": earlier,
-            "saved activations": saved,
-            "head": (table if head_trains else 0) + _chunk(load, size.compute),
-        },
+        "loss": {**kept, "head": own + _chunk(load, size.compute)},
         # the head's own gradient, scaled, beside the one it was kept as
-        "backward of the head": {
-            "gradients": earlier,
-            "saved activations": saved,
-            "head": 2 * table if head_trains else 0,
-        },
+        "backward of the head": {**kept, "head": 2 * own},
         "backward of a layer": {
             "gradients": begun,
             "saved activations": saved + (top if facts.layers - 1 in found.recomputed else 0),
@@ -283,14 +276,17 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     if load.answer_tokens:
         phases["answering"] = _answering(load, size.compute)
     if found.recomputed and facts.layers - 1 not in found.recomputed:
-        last = found.recomputed[-1]
-        above = (facts.layers - 1 - last) / facts.layers
         phases["backward of a recomputed layer"] = {
-            "gradients": earlier or begun + above * (all_gradients - begun),
-            "saved activations": sum(found.kept[: last + 1]) + found.shared + top,
+            "gradients": earlier or begun + _share_above(found, facts) * (all_gradients - begun),
+            "saved activations": sum(found.kept[: found.recomputed.stop]) + found.shared + top,
             "live layer": live,
         }
     return phases
+
+
+def _share_above(found: Saved, facts: ModelFacts) -> float:
+    """Share of the layers that stand above those that are recomputed."""
+    return (facts.layers - found.recomputed.stop) / facts.layers
 
 
 def _recomputed_parts(found: Saved) -> tuple[float, float]:
