@@ -16,6 +16,7 @@ from functools import lru_cache
 from tunesmith.model.facts import ModelFacts
 from tunesmith.model.families import FAMILIES, Family
 from tunesmith.plan.beside import Beside, beside, encoder_bytes, virtual_inputs, virtual_keys
+from tunesmith.plan.walk import Walk, norm_bytes
 from tunesmith.recipe import Tuning
 from tunesmith.tuning.footprint import footprint
 from tunesmith.tuning.methods import METHODS
@@ -137,7 +138,7 @@ def layer_cost(
     """
     if facts.skeleton is not None:
         return _unknown_layer_cost(facts, trains, layer, flows, size)
-    family, walk = facts.spelling, _Walk(facts, trains, layer, size)
+    family, walk = facts.spelling, Walk(facts, trains, layer, size)
     first, *others = family.norms or ("", "")  # OLMo's norms have no parameters, and keep their input
     if family.norms_behind:
         norm, others = flows, [first, *others]
@@ -168,7 +169,7 @@ def layer_cost(
     return LayerCost(walk.saved, walk.asked, walk.fixed, flows or output or down, attends)
 
 
-def _queries_keys_values(walk: _Walk, facts: ModelFacts, flows: bool, fewer: bool) -> list[bool]:
+def _queries_keys_values(walk: Walk, facts: ModelFacts, flows: bool, fewer: bool) -> list[bool]:
     """What leads to q, k and v keeps, and which of them need a gradient. fewer: queries of those who ask alone."""
     names, found = facts.spelling.attention_in, dict[str, bool]()
     # keys and values first: what they keep of the input, queries need not
@@ -184,7 +185,7 @@ def _queries_keys_values(walk: _Walk, facts: ModelFacts, flows: bool, fewer: boo
     return learns
 
 
-def _attend(walk: _Walk, facts: ModelFacts, narrow: float | None, slack: float, length: float) -> None:
+def _attend(walk: Walk, facts: ModelFacts, narrow: float | None, slack: float, length: float) -> None:
     """What attention itself keeps."""
     family, size = facts.spelling, walk.size
     # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
@@ -203,7 +204,7 @@ def _attend(walk: _Walk, facts: ModelFacts, narrow: float | None, slack: float, 
 
 
 def _attend_few(
-    walk: _Walk, facts: ModelFacts, share: float, slack: float, queries: float, size: Numbers
+    walk: Walk, facts: ModelFacts, share: float, slack: float, queries: float, size: Numbers
 ) -> None:
     """Places of keys and queries, their own copy of the rotation, and slots of queries: all, or of those who ask."""
     walk.saved += INDEX + _rotation(facts, size)
@@ -311,30 +312,6 @@ def recomputed_layers(costs: Sequence[LayerCost], count: int) -> range:
     return range(first, min(len(costs), first + count))
 
 
-def norm_bytes(kind: str, width: int, groups: int, flows: bool, trains: bool, stream: int) -> tuple[int, int]:
-    """Bytes a token that a norm keeps, and bytes kept once. groups: as many norms side by side, each of width / groups.
-
-    RMSNorm keeps its input in fp32 and a root where a gradient flows, and the scaled input where its weight trains
-    (in fp32 where it is scaled before it is cast; with 1 + weight, also that sum). Torch's own layer norm keeps its
-    input, a mean and a spread.
-    """
-    reached, kept = flows or trains, (width + groups) * FP32 * flows
-    match kind:
-        case "layer":  # the statistics are as wide as weights, where those train
-            return (width * stream + 2 * groups * (FP32 if trains else stream)) * reached, 0
-        case "layer_wide":
-            return (width + 2 * groups) * FP32 * reached, 0
-        case "offset":
-            return kept + width * FP32 * trains, width // groups * FP32 * flows
-        case "scaled_wide":
-            return kept + width * FP32 * trains, 0
-        case "centred":  # the input less its mean is made twice
-            mean = groups * FP32 * (stream < FP32)
-            return kept + (width * FP32 + mean) * flows + width * FP32 * trains, 0
-        case _:
-            return kept + width * stream * trains, 0
-
-
 def _ends(
     facts: ModelFacts,
     trains: Trains,
@@ -370,65 +347,3 @@ def _rotation(facts: ModelFacts, size: Numbers) -> int:
     """Bytes a token of cosine and sine."""
     family = facts.spelling
     return 2 * int(facts.head_dim * family.rotary) * (FP32 if family.rotary_wide else size.residual)
-
-
-class _Walk:
-    """Adds up what is saved on the way through one layer."""
-
-    def __init__(self, facts: ModelFacts, trains: Trains, layer: int, size: Numbers) -> None:
-        self.trains, self.size = trains, size
-        self.prefix = f"{facts.layer(layer)}."
-        self.linears = {linear.name: linear for linear in facts.linears}
-        self.first, self.kind = next(iter(facts.spelling.norms), ""), facts.spelling.norm
-        self.beside = {one.linear.name: one for one in trains.beside(layer, size.compute < FP32)}
-        self.saved = 0.0
-        self.asked = 0.0
-        self.fewer = False  # from here on only tokens that ask
-        self.fixed = 0
-        self.kept: set[str] = set()
-        self.wide: set[str] = set()
-
-    def add(self, count: float, fewer: bool = False) -> None:
-        """Bytes a token, or a token that asks."""
-        if self.fewer or fewer:
-            self.asked += count
-        else:
-            self.saved += count
-
-    def norm(self, name: str, width: int, groups: int, flows: bool, stream: int, fewer: bool = False) -> bool:
-        """What a norm keeps; whether its output needs a gradient."""
-        trains = f"{self.prefix}{name}.weight" in self.trains.names
-        saved, fixed = norm_bytes(self.kind, width, groups, flows, trains, stream)
-        self.add(saved, fewer)
-        self.fixed += fixed
-        if (trains or self.kind == "layer_wide") and self.size.compute < self.size.residual:
-            # an fp32 weight makes an fp32 output, which each linear layer casts for itself
-            self.wide |= (
-                {"y", "z"} if not name else
-                set() if name.endswith(("q_norm", "k_norm")) else {"y"} if name == self.first else {"z"}
-            )  # fmt: skip
-        return flows or trains
-
-    def beside_norm(self, names: Sequence[str], width: int, flows: bool, stream: int) -> bool:
-        """A norm of the input that another norm keeps already: only its own statistics are new."""
-        found = self.norm(names[0], width, 1, flows, stream)
-        if found:
-            self.add(-width * stream)
-        return found
-
-    def linear(self, name: str, flows: bool, source: str, fewer: bool = False, twice: bool = False) -> bool:
-        """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy."""
-        linear, added = self.linears[name], self.beside.get(name)
-        trains = f"{self.prefix}{name}.weight" in self.trains.names
-        if self.size.compute < FP32 and trains and flows:
-            self.fixed += linear.inputs * linear.outputs * self.size.compute
-        if added:
-            self.add(added.kept * self.size.compute + (added.wide + added.wide_back * flows) * FP32, fewer)
-            self.fixed += added.fixed + added.fixed_back * flows + added.again * twice
-        if trains or (added and added.input):
-            own = source in self.wide or bool(added and added.own)
-            if own or source not in self.kept:
-                self.add(linear.inputs * self.size.compute, fewer)
-                self.kept |= set() if own else {source}
-        bias = f"{self.prefix}{name}.bias" in self.trains.names
-        return flows or trains or added is not None or bias
