@@ -1,4 +1,5 @@
-"""What all tests share: a cache of their own, so that none reads what another run left, nor leaves anything."""
+"""What all tests share: a cache of their own, so that none reads what another run left, nor leaves anything; and fp32
+where `auto` decides, so that they say the same on a processor with bf16 matrix units."""
 
 from __future__ import annotations
 
@@ -10,4 +11,5 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> object:
     """Also for the processes that tests start: the environment tells them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TUNESMITH_FAST_BF16", "0")
         yield

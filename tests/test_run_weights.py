@@ -81,7 +81,7 @@ def test_a_failed_run_names_its_step(model, tmp_path, monkeypatch):
     faults.forget_visits()
     monkeypatch.setenv("TUNESMITH_FAULT", "update:3:nan")
     with pytest.raises(DivergedError):
-        run.train(recipe(model, tmp_path, rescue={"max_bad_steps": 1}))
+        run.train(recipe(model, tmp_path, rescue={"max_bad_steps": 1, "rewinds": 0}))
     failed = [e for e in read(RunFolder(tmp_path / "run").events) if e["kind"] == "failed"]
     assert [(event["step"], event["code"]) for event in failed] == [(3, "diverged")]
 

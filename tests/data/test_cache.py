@@ -37,7 +37,6 @@ class Counting:
         return self.path.read_text()
 
 
-# mutation tried: only size and mtime compared; the two seconds left out
 def test_a_hash_is_remembered_while_nothing_has_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +67,6 @@ def entry(folder: Path, key: str, days: float = 0.0) -> Path:
     return made
 
 
-# mutation tried: what is in use cleared too
 def test_clear_leaves_what_a_run_is_using_and_what_is_young(folder: Path) -> None:
     old, young, used = entry(folder, "old", 9), entry(folder, "young"), entry(folder, "used", 9)
     lease = cache.hold(used)

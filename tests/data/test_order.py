@@ -11,7 +11,6 @@ from tunesmith.data.order import Order
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=15)
 
 
-# mutation tried: the last sample of a block left out; one permutation for all blocks of a size
 @given(SIZES, st.integers(0, 5), st.integers(0, 3))
 def test_each_pass_is_a_bijection_and_keeps_blocks_together(sizes: list[int], seed: int, turn: int) -> None:
     order, total = Order(np.array(sizes), (seed, 0)), sum(sizes)
@@ -21,7 +20,6 @@ def test_each_pass_is_a_bijection_and_keeps_blocks_together(sizes: list[int], se
     assert int((np.diff(block_of) != 0).sum()) == len(sizes) - 1
 
 
-# mutation tried: stretches counted from the block's end; the pass not part of the seed
 @given(SIZES, st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 def test_a_stretch_is_the_same_however_it_is_read(
     sizes: list[int], start: int, first: int, second: int

@@ -52,7 +52,6 @@ def test_share_and_count_hold_out_as_many_as_asked(part: float | int | None, exp
     assert sides.count("train") == 200 - expected
 
 
-# mutation tried: sides drawn by row number instead of content
 @settings(deadline=None, max_examples=150)
 @given(
     sources=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=30), min_size=1, max_size=3),
@@ -85,7 +84,6 @@ def test_equal_rows_never_part_and_training_is_never_empty(
     assert sides == assign(rows, validation, test, seed)
 
 
-# mutation tried: order drawn for text too
 def test_text_gives_its_last_block() -> None:
     (sides,) = assign([texts(*"abcdefghij")], 0.2, None, seed=3)
     assert sides == ["train"] * 8 + ["validation"] * 2
@@ -98,7 +96,6 @@ def test_a_repeated_document_at_the_end_stays_with_its_first() -> None:
     assert sides == ["train"] * 5 + ["validation", "train", "validation"]
 
 
-# mutation tried: roots = the whole row's key
 def test_a_dialogue_and_its_continuation_stay_together() -> None:
     rounds = [[f"q{i}", f"a{i}"] for i in range(3)]
     rows = []
@@ -144,7 +141,6 @@ def test_asking_for_too_much_says_so() -> None:
     assert assign([numbered(2)], 0.05, None, 0)[0].count("train") == 1
 
 
-# mutation tried: only whole rows compared; only beginnings compared
 @given(
     held=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), max_size=4),
     rows=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=8),
@@ -165,7 +161,6 @@ def test_rows_that_a_held_out_file_gives_away_are_found(held: list[list[int]], r
     assert (away.find(block_of([keys(words) for words in rows])) > 0).tolist() == expected
 
 
-# mutation tried: a stretch of ranks that leaves out its upper end
 def test_many_rows_are_held_out_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 3000, 4000).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)

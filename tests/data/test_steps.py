@@ -97,7 +97,6 @@ def in_blocks(count, blocks, seed=0):
     return SampleSet([None] * blocks, sizes, firsts.astype(np.uint32), held._lengths, held._targets)
 
 
-# mutation tried: windows of one block; the last window of an epoch left open
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 50), st.floats(0.5, 3))
 def test_an_epoch_of_many_blocks_takes_every_row_once(count, blocks, batch_tokens, epochs):
@@ -113,7 +112,6 @@ def test_an_epoch_of_many_blocks_takes_every_row_once(count, blocks, batch_token
     assert flat.tolist() == rows.tolist()
 
 
-# mutation tried: INTERLEAVED = 1, then a batch is of one block
 def test_rows_of_one_block_cannot_fill_a_batch():
     source = in_blocks(4000, 40)
     plan = plan_steps((source,), (None,), Epochs(epochs=1), 1500, 0)
@@ -123,7 +121,6 @@ def test_rows_of_one_block_cannot_fill_a_batch():
         assert blocks.max() <= 0.35 * blocks.sum()
 
 
-# mutation tried: the window's rows drawn anew at each look-up
 def test_a_step_is_looked_up_alike_from_anywhere_and_by_any_number_of_ranks():
     sources = (in_blocks(600, 20), in_blocks(100, 2, seed=4))
     plan, again = (plan_steps(sources, (1.0, 2.0), Epochs(epochs=3), 200, 5) for _ in range(2))
@@ -155,7 +152,6 @@ def test_the_general_group_gets_its_ratio_of_tokens():
     assert plan.realised[0] / plan.realised[1] == pytest.approx(sizes[0] / sizes[1], rel=0.05)
 
 
-# mutation tried: tokens ** temperature
 def test_temperature_draws_shares_towards_each_other():
     sources = (in_blocks(900, 9), in_blocks(100, 1, seed=1))
     sizes = np.array([source.token_count for source in sources])
@@ -166,7 +162,6 @@ def test_temperature_draws_shares_towards_each_other():
         assert plan.realised == pytest.approx(asked, abs=0.01)
 
 
-# mutation tried: the cap per epoch instead of per run; what a capped source cannot give is lost
 def test_no_source_is_repeated_more_than_it_may_be():
     sources = (in_blocks(400, 9), in_blocks(40, 1, seed=1))
     asked = {"budget": Epochs(epochs=4), "batch_tokens": 300, "seed": 0}

@@ -84,7 +84,6 @@ def made(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[in
     return numbers
 
 
-# mutation tried: lines of a piece counted from 0; touched rows of dropped and rendered rows not put in order
 def test_many_pieces_are_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = mixed_file(tmp_path / "a.jsonl")
     whole = told(run(path))
@@ -139,7 +138,6 @@ def test_worker_processes_make_the_same_bytes(tmp_path: Path, small_pieces: None
     assert {file.name: file.read_bytes() for file in own_cache.rglob("shard-*.bin")} == bytes_here
 
 
-# mutation tried: the manifest not looked for
 def test_a_finished_cache_is_not_made_again(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,7 +149,6 @@ def test_a_finished_cache_is_not_made_again(
     assert again == []
 
 
-# mutation tried: the key without the template; without the content
 def test_whatever_changes_the_tokens_gives_a_new_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +173,6 @@ def test_whatever_changes_the_tokens_gives_a_new_cache(
     assert len(again) == 5
 
 
-# mutation tried: the whole source made again after a kill
 @pytest.mark.parametrize("done", [1, 4])
 def test_a_killed_preparation_goes_on_where_it_stopped(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, done: int, own_cache: Path
@@ -195,7 +191,6 @@ def test_a_killed_preparation_goes_on_where_it_stopped(
     assert told(run(path)) == told(data)
 
 
-# mutation tried: is_whole() always true
 @pytest.mark.parametrize("harm", ["flip", "truncate", "vanish", "books"])
 def test_a_damaged_shard_is_made_again_and_only_it(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch, harm: str, own_cache: Path
@@ -239,7 +234,6 @@ def test_damage_that_the_file_system_did_not_see_stops_before_it_is_used(
     assert told(run(path)) == first
 
 
-# mutation tried: no lock
 def test_two_runs_at_once_prepare_the_data_once(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,7 +250,6 @@ def test_two_runs_at_once_prepare_the_data_once(
     assert found[0] == found[1] == found[2]
 
 
-# mutation tried: places of the second shard counted on from the first
 def test_an_index_in_files_is_as_one_in_memory(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

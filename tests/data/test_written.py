@@ -51,7 +51,6 @@ def compare(template: ChatTemplate, records: list[Record], objective: str = "sft
     return quickly
 
 
-# mutation tried: no look noticed at `in`; a trimmed gap filled untrimmed; answers not cut from what is before them
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 @settings(max_examples=40, deadline=None)
 @given(records=st.lists(dialogues(), min_size=1, max_size=6))
@@ -95,7 +94,6 @@ LOOKING = (
 )
 
 
-# mutation tried: __eq__, __contains__, Concat and the filters each left unwatched
 @pytest.mark.parametrize("looking", LOOKING)
 def test_a_template_that_looks_into_contents_is_rendered(looking: str) -> None:
     source = (

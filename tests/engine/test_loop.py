@@ -205,7 +205,11 @@ def test_an_error_says_in_which_step_the_run_failed(fault, tmp_path, monkeypatch
     monkeypatch.setenv("TUNESMITH_FAULT", fault)
     with pytest.raises((DivergedError, DoesNotFitError)) as error:
         make_run(
-            tmp_path, evaluate=False, rescue={"max_bad_steps": 1}, micro_tokens=1, optim={"batch_tokens": 1}
+            tmp_path,
+            evaluate=False,
+            rescue={"max_bad_steps": 1, "rewinds": 0},
+            micro_tokens=1,
+            optim={"batch_tokens": 1},
         )
     assert error.value.step == 3
 

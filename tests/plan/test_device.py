@@ -55,8 +55,20 @@ def test_a_processor_has_its_name_and_all_memory(machine: Path) -> None:
 
 # mutation tried: taking avx512_bf16 for matrix units
 @pytest.mark.parametrize(("flags", "fast"), [(" avx512_bf16", False), (" amx_bf16 amx_tile", True)])
-def test_bf16_is_fast_only_with_matrix_units(machine: Path, flags: str, fast: bool) -> None:
+def test_bf16_is_fast_only_with_matrix_units(
+    machine: Path, flags: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNESMITH_FAST_BF16", raising=False)
     (machine / "cpuinfo").write_text(CPUINFO.format(more=flags))
+    assert find_device().bf16 == fast
+
+
+@pytest.mark.parametrize(("told", "fast"), [("0", False), ("1", True)])
+def test_what_the_environment_says_of_bf16_stands(
+    machine: Path, told: str, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (machine / "cpuinfo").write_text(CPUINFO.format(more="" if fast else " amx_bf16"))
+    monkeypatch.setenv("TUNESMITH_FAST_BF16", told)
     assert find_device().bf16 == fast
 
 

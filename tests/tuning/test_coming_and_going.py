@@ -309,7 +309,7 @@ def test_a_run_too_short_for_its_method_is_refused_before_a_weight_loads(
     tuning: dict[str, Any], where: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # mutation tried: the check left to prepare(), after the weights are there
-    monkeypatch.setattr("tunesmith.run.base_model", lambda *_: pytest.fail("weights were loaded"))
+    monkeypatch.setattr("tunesmith.work.base_model", lambda *_: pytest.fail("weights were loaded"))
     with pytest.raises(RecipeError) as error:
         run.train(way(base, tmp_path, tuning=tuning))
     assert [problem.where for problem in error.value.problems] == [where]

@@ -16,6 +16,8 @@ from typing import Literal
 
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
+FAST_BF16 = "TUNESMITH_FAST_BF16"
+"""0 or 1: whether `precision: auto` takes bf16 on this processor; unset, its flags decide."""
 _FIRST_CAPABILITY_WITH_BF16 = 8.0  # Ampere
 
 
@@ -72,7 +74,9 @@ def _cpu() -> Device:
     lines = _lines(PROC / "cpuinfo")
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return Device("cpu", name or platform.processor() or platform.machine(), _memory(), "amx_bf16" in flags)
+    told = os.environ.get(FAST_BF16)  # what somebody measured here, or a test wants everywhere
+    fast = told == "1" if told else "amx_bf16" in flags
+    return Device("cpu", name or platform.processor() or platform.machine(), _memory(), fast)
 
 
 def _memory() -> int:
