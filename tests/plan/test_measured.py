@@ -1,0 +1,59 @@
+"""The error a plan states: from the table that comes with us and from what was measured here, whatever lies there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tunesmith.plan import measured
+from tunesmith.plan.measured import FILE, Row, record, stated
+
+ROW = Row("cpu", "this one", "a run", 110, 100, 102, 100)
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    stated.cache_clear()
+
+
+def test_the_table_that_comes_with_us_keeps_its_bar() -> None:
+    rows = list(measured._packaged())
+    errors = [abs(row.allocated_error or 0.0) for row in rows]
+    assert len(rows) >= 24
+    assert max(errors) <= 0.05
+    assert sum(errors) / len(errors) <= 0.02
+
+
+# mutation tried: own rows not read
+def test_enough_rows_of_this_device_count_alone() -> None:
+    before = stated("cpu", "this one")
+    for _ in range(measured.ENOUGH):
+        record(ROW)
+    stated.cache_clear()
+    after = stated("cpu", "this one")
+    assert (after.share, after.allocated_share, after.rows) == (0.10, 0.02, measured.ENOUGH)
+    assert before.rows != after.rows
+
+
+def test_a_broken_file_is_passed_over(tmp_path: Path) -> None:
+    record(ROW)
+    with (tmp_path / FILE).open("a") as file:
+        file.write(
+            '{"kind": "cpu"\n[1]\nnull\n{"kind": "cpu", "device": "x", "what": "y", "predicted_bytes": 0}\n\xff\n'
+        )
+    assert len(list(measured._own())) == 1
+
+
+def test_a_place_that_cannot_be_written_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", "/proc/nowhere")
+    record(ROW)
+
+
+def test_where_nothing_was_measured_the_error_is_large() -> None:
+    assert stated("cuda", "a card").share == 0.25
+    record(replace(ROW, kind="cuda"))
+    stated.cache_clear()
+    assert stated("cuda", "a card").rows == 1
