@@ -81,7 +81,7 @@ def test_help_lists_the_verbs_of_the_contract_and_no_other(main: Main) -> None:
         "cache",
     ):
         assert f"│ {verb} " in out
-    for absent in ("serve", "bench", "web"):
+    for absent in ("serve", "web"):
         assert f"│ {absent} " not in out
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DoesNotFitError
-from tunesmith.folder import write_atomically
+from tunesmith.folder import RunFolder, read_json, write_atomically
 from tunesmith.recipe.edit import require_free, with_changes
 from tunesmith.recipe.plain_yaml import parse_yaml
 
@@ -27,3 +27,15 @@ def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], o
     own = {key: parse_yaml(text, key) for key, _, text in (word.partition("=") for word in overrides)}
     text = Path(recipe).read_text(encoding="utf-8")
     write_atomically(Path(out), with_changes(text, {**own, **changes}, recipe).text)
+
+
+def remember(run: RunFolder, report: dict[str, Any] | None) -> None:
+    """Add a run's forecast and what it took to what was measured on this machine; nothing where either is missing."""
+    from tunesmith.plan.measured import Row, record
+
+    try:
+        device, told = read_json(run.plan)["device"], (report or {})["plan"]
+        predicted, taken = int(told["predicted_peak_bytes"]), int(told["measured_peak_bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    record(Row(device["kind"], device["name"], f"train {run.path.name}", predicted, taken))

@@ -142,6 +142,7 @@ def train(
     Evaluates, trains, evaluates again and reports. Ctrl-C leaves a run that --resume goes on with, exactly.
     """
     from tunesmith import run
+    from tunesmith.app.planning import remember
     from tunesmith.app.render import scores
     from tunesmith.app.runs import read_report
     from tunesmith.folder import RunFolder
@@ -155,6 +156,7 @@ def train(
             chosen, resume=resume, anyway=resume_anyway, stop_after=stop_after, reporter=reporter
         )
     report = read_report(RunFolder(Path(done.run)))
+    remember(RunFolder(Path(done.run)), report)
 
     def page(document: Document) -> object:
         return scores.trained(document, report)
