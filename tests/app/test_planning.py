@@ -28,7 +28,6 @@ def recipe(tmp_path: Path) -> Path:
     return file
 
 
-# mutation tried: overrides left out; the change of the first rung
 def test_the_recipe_that_fits_is_written_with_its_comments(recipe: Path, tmp_path: Path) -> None:
     out = tmp_path / "fits.yaml"
     write_fitting(str(recipe), ["seed=7"], tight(), str(out))
@@ -64,7 +63,6 @@ def test_another_kind_of_picture_is_refused(tmp_path: Path) -> None:
         plan_picture.save(tight(), tmp_path / "memory.jpg", "recipe.yaml")
 
 
-# mutation tried: each term rounded by itself
 def test_a_bar_is_as_long_as_its_phase() -> None:
     found = memory.phases(tight())
     most = max(sum(terms.values()) for _, terms in found)

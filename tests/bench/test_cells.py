@@ -15,7 +15,6 @@ def test_the_matrix_is_wide() -> None:
     assert len({str(cell.to_json()) for cell in MATRIX}) == len(MATRIX)
 
 
-# mutation tried: the optimiser's states left out of what is held
 def test_a_cell_is_measured_as_it_is_forecast() -> None:
     from tunesmith.bench.cell import measure
 

@@ -126,7 +126,6 @@ GOLDEN = {
 }  # fmt: skip
 
 
-# mutation tried: a stop that the template does not write is not written either; glm4 fails.
 @pytest.mark.parametrize("name", SHIPPED)
 def test_each_of_our_templates_teaches_answers_with_their_stops(name: str) -> None:
     tokenizer, template = template_of(name)
@@ -153,7 +152,6 @@ WORDS = st.sampled_from(
 WRITTEN = st.lists(WORDS, min_size=1, max_size=6).map("".join).filter(lambda text: bool(text.strip()))
 
 
-# mutation tried: the span ends one token early; every template fails.
 @pytest.mark.parametrize("name", SHIPPED)
 @settings(max_examples=20, deadline=None)
 @given(texts=st.lists(st.tuples(WRITTEN, WRITTEN), min_size=1, max_size=3))
@@ -222,7 +220,6 @@ def shipped_file() -> str:
     return str(resources.files("tunesmith.data") / "templates" / "chatml.jinja")
 
 
-# mutation tried: the tokens that a template needs are not looked up.
 def test_a_template_whose_tokens_the_tokenizer_lacks_is_refused_with_those_that_fit() -> None:
     tokenizer = KIN["gemma"].tokenizer()
     with pytest.raises(TemplateError, match=r"<\|im_start\|>, <\|im_end\|>") as caught:
@@ -310,7 +307,6 @@ NAKED = (
 )
 
 
-# mutation tried: a border forgets the one before it, where no control token stands between them.
 def test_where_nothing_ends_an_answer_eos_is_learnt_and_each_answer_is_as_at_inference() -> None:
     tokenizer = FAMILIES["chatml"].tokenizer(NAKED)
     template = ChatTemplate.of(tokenizer)

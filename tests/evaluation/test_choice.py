@@ -27,7 +27,6 @@ ITEMS = [Item(f"q.jsonl:{n + 1}", question) for n, question in enumerate(QUESTIO
 TASK = Task(name="mc", kind="choice", path="q.jsonl")
 
 
-# mutation tried: [:, 0] for [:, -1] (a letter scored at the wrong place)
 def test_scores_equal_plain_forward_passes():
     model, tokenizer, template = bench()
     _, records = score_choices(model, template, TASK, ITEMS, 4096, 0)
@@ -43,7 +42,6 @@ def test_scores_equal_plain_forward_passes():
         assert len(plain) == len(item.record.options)
 
 
-# mutation tried: scoring the last token of a letter only
 def test_letters_of_several_tokens_count_every_token():
     model, _, _ = bench()
     prompts, letters = [[10, 11, 12], [20, 21]], [[30], [31, 32], [33, 34, 35]]
@@ -77,7 +75,6 @@ def test_small_batches_change_nothing():
         assert one["log_likelihoods"] == pytest.approx(other["log_likelihoods"], abs=1e-4)
 
 
-# mutation tried: keeping the first shots instead of the last ones
 def test_shots_are_earlier_turns_and_leave_from_the_left_when_too_long():
     _, tokenizer, template = bench()
     item = Item("q:3", QUESTIONS[2], (QUESTIONS[0], QUESTIONS[1]))

@@ -125,7 +125,6 @@ def test_every_family_is_here() -> None:
     assert {*FAMILIES, *OTHERS} >= set(ALL)
 
 
-# mutation tried: layer norm counted as RMS norm; parallel layers counted one after the other; a rotation in each layer
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("tuning", [TUNINGS[0], TUNINGS[1], TUNINGS[4]], ids=["full", "freeze", "lora"])
 @pytest.mark.parametrize("family", OTHERS)
@@ -152,7 +151,6 @@ def test_saved_bytes_are_exact_in_bf16(family: str, tuning: Tuning) -> None:
     assert predicted(FAMILIES[family], tuning, 32, targets, bf16=True) == measured
 
 
-# mutation tried: queries of the last layer counted for all tokens; its input counted for those that ask alone
 @pytest.mark.parametrize("tuning", TUNINGS, ids=str)
 def test_a_last_layer_of_few_targets_is_exact(tuning: Tuning) -> None:
     for family in ("llama", "qwen3"):
@@ -163,7 +161,6 @@ def test_a_last_layer_of_few_targets_is_exact(tuning: Tuning) -> None:
         assert off in (0, mask), family
 
 
-# mutation tried: the final norm's input counted twice; recomputed layers counted from the output
 @pytest.mark.parametrize("count", [1, 2, 3])
 @pytest.mark.parametrize("tuning", [TUNINGS[0], TUNINGS[1], TUNINGS[4]], ids=str)
 @pytest.mark.parametrize("family", FAMILIES)

@@ -47,7 +47,6 @@ def test_anything_else_is_told_with_what_there_is(words: str) -> None:
     assert "24GB" in caught.value.problems[0].fix
 
 
-# mutation tried: L4 before L40, H20 before H200
 def test_no_card_is_taken_for_another() -> None:
     for card in CARDS.values():
         assert card_of(card.name).flops == card.flops, card.name

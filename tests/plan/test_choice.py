@@ -17,13 +17,11 @@ def setting(gib: float, **values: object) -> Setting:
     return Setting(recipe(**values), SEVEN, SHAPE, replace(CARD, memory_bytes=round(gib * GIB)))
 
 
-# mutation tried: checkpointing chosen before sizes; always full
 def test_a_large_card_recomputes_nothing() -> None:
     load = choose(setting(140))
     assert (load.room, load.recomputed) == (16_000, 0)
 
 
-# mutation tried: the search began at half of the layers
 @pytest.mark.parametrize("gib", [24, 26, 30])
 def test_no_layer_more_is_recomputed_than_memory_asks_for(gib: float) -> None:
     asked = setting(gib, compute={"micro_tokens": 16_384})
@@ -47,7 +45,6 @@ def test_nothing_fits_where_not_even_all_layers_recomputed_do() -> None:
     assert choose(setting(10)).checkpointing == "full"
 
 
-# mutation tried: no headroom
 def test_auto_leaves_room_where_it_can_and_uses_it_where_it_must() -> None:
     load = choose(setting(40))
     assert forecast_memory(load).device_bytes <= (1 - HEADROOM) * 40 * GIB
@@ -64,7 +61,6 @@ def test_a_number_or_a_share_of_layers_is_taken_as_asked() -> None:
     assert [level(asked, SEVEN) for asked in ("off", 0.01, 32)] == ["off", 1, "full"]
 
 
-# mutation tried: layers counted from the first of the model
 def test_frozen_layers_below_are_not_recomputed() -> None:
     found = plan(
         SEVEN, device=CARD, tuning={"method": "freeze", "last_layers": 6}, compute={"checkpointing": 2}
@@ -78,7 +74,6 @@ def test_a_processor_takes_small_micro_batches() -> None:
     assert choose(Setting(recipe(), SEVEN, SHAPE, replace(CPU, memory_bytes=10**12))).room == 2048
 
 
-# mutation tried: what stays wide forecast as fp32; moments of bf16 forecast as fp32 ones
 @pytest.mark.parametrize(
     ("rank", "optimizer", "memory_bytes", "fits"),
     [

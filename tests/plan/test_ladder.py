@@ -31,7 +31,6 @@ def test_the_rungs_stand_in_order_of_what_they_cost() -> None:
     assert "paged 8-bit optimiser" not in names(replace(setting(24), device=CPU))
 
 
-# mutation tried: the change of the rung before
 @pytest.mark.parametrize("gib", [8, 16, 24, 80])
 @pytest.mark.parametrize("method", ["full", "lora", "adapter", {"method": "freeze", "last_layers": 16}])
 def test_the_nearest_recipe_fits_as_a_plan_of_its_own(gib: float, method: object) -> None:

@@ -27,7 +27,6 @@ def test_the_table_that_comes_with_us_keeps_its_bar() -> None:
     assert sum(errors) / len(errors) <= 0.02
 
 
-# mutation tried: own rows not read
 def test_enough_rows_of_this_device_count_alone() -> None:
     before = stated("cpu", "this one")
     for _ in range(measured.ENOUGH):

@@ -194,7 +194,6 @@ SHAPES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-# mutation tried: three numbers of the inner size became two; keys and values not repeated
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) -> None:
     import numpy as np
@@ -244,7 +243,6 @@ def test_weights_gradients_and_states_are_arithmetic(method: str) -> None:
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw_bf16", "adamw_8bit"])
 def test_the_states_of_each_optimiser_are_as_many_bytes_as_it_holds(kind: Any) -> None:
-    # mutation tried: bf16 moments forecast as fp32 ones
     import torch
 
     from tunesmith.engine.optim import make_optimizer
@@ -298,7 +296,6 @@ def test_a_chunk_of_logits_is_as_large_as_the_head_makes_it() -> None:
         assert memory.chunk_rows(vocabulary) == head.rows_per_chunk(vocabulary)
 
 
-# mutation tried: `del grad` taken out of the head's loop (a second chunk lives); half a chunk forecast
 @pytest.mark.parametrize("targets", [60, 600])
 @pytest.mark.parametrize("trains", [False, True])
 def test_the_head_holds_one_chunk_of_logits_and_never_a_second(targets: int, trains: bool) -> None:

@@ -13,7 +13,6 @@ from tunesmith.plan.worst import SHORTEST_IN_GROUP, _slots, worst_of
 from tunesmith.recipe import Epochs
 
 
-# mutation tried: the mean share of targets; the first step only
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("size", [24, 60, 200])
 def test_no_micro_batch_of_the_run_holds_more(packing: bool, size: int) -> None:
