@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -273,3 +275,22 @@ def test_bad_rows_of_many_pieces_are_told_together(tmp_path: Path, small_pieces:
         where = [problem.where for problem in error.value.problems]
         lines = [n + 1 for n, text in enumerate(Path(path).read_text().splitlines()) if text == "{"]
         assert where == [*(f"{path}:{line}" for line in lines), "data"][:51]
+
+
+# mutation tried: the open shards are held by strong references, as before
+def test_a_run_that_has_ended_keeps_no_file_open(tmp_path: Path, small_pieces: None) -> None:
+    def held() -> list[str]:
+        gc.collect()
+        cached = str(tmp_path / "cache")
+        links = (Path("/proc/self/fd") / number for number in os.listdir("/proc/self/fd"))
+        return [
+            str(link.readlink()) for link in links if link.is_symlink() and cached in str(link.readlink())
+        ]
+
+    path = mixed_file(tmp_path / "rows.jsonl")
+    for _ in range(3):
+        data = run(path)
+        assert told(data)["samples"]
+        assert held()
+        del data
+    assert held() == []

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import weakref
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +32,7 @@ from tunesmith.errors import DataError
 
 _ALIGN = 64
 _MOST_OPEN = 32  # an epoch reads a few shards at a time; what was mapped before is let go
-_open: deque[Shard] = deque()
+_open: deque[weakref.ref[Shard]] = deque()
 
 
 @final
@@ -264,9 +265,9 @@ class Shard:
             what = "a shard of the cache of tokens is damaged; it has been taken away"
             raise DataError.at(str(path), what, "start again (train: with --resume): only it is made anew")
         self._proved = True
-        _open.append(self)
-        if len(_open) > _MOST_OPEN:
-            _open.popleft().forget()
+        _open.append(weakref.ref(self))  # a run that has ended keeps nothing open
+        if len(_open) > _MOST_OPEN and (oldest := _open.popleft()()) is not None:
+            oldest.forget()
         return np.memmap(path, np.uint8, "r")
 
     def column(self, name: str) -> ndarray:
