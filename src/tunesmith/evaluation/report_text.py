@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tunesmith.tuning.handover import export_words
+
 if TYPE_CHECKING:
     from tunesmith.folder import RunFolder
     from tunesmith.recipe import Recipe
@@ -334,5 +336,5 @@ def _next(report: Json, folder: RunFolder) -> str:
     path = Path(folder.path)
     if report["status"] == "interrupted":
         return f"## Next\n\n```\ntunesmith train {path / 'recipe.yaml'} --resume\n```"
-    commands = [f"tunesmith chat {path}", f"tunesmith export {path} --to merged"]
+    commands = [f"tunesmith chat {path}", export_words(path, str(path))]
     return "## Next\n\n```\n" + "\n".join(commands) + "\n```\n\nEvery raw answer is in `answers/`."

@@ -14,6 +14,7 @@ from rich.text import Text
 from tunesmith.app.render import base, scores, stages
 from tunesmith.app.render.curve import Line, chart
 from tunesmith.app.render.picture import smooth
+from tunesmith.tuning.handover import export_words
 
 # Of B against A, in a comparison; "loss" would be read as a training loss.
 VERDICTS = {
@@ -237,7 +238,7 @@ def next_words(document: dict[str, Any]) -> RenderableType | None:
     """What can be done with this run now."""
     run = base.visible(document["run"])
     if document["status"] in ("done", "stopped"):
-        return scores.next_steps([f"tunesmith chat {run}", f"tunesmith export {run} --to merged"])
+        return scores.next_steps([f"tunesmith chat {run}", export_words(document["run"], run)])
     if document["status"] in ("interrupted", "killed", "failed") and document["resumable"]:
         return scores.next_steps([f"tunesmith train {run}/recipe.yaml --resume"])
     return None

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from tunesmith.app.render import base, stages
 from tunesmith.evaluation.interval import task_interval
+from tunesmith.tuning.handover import export_words
 
 VERDICTS = {
     "gain": ("gain", "good"),
@@ -144,7 +145,7 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
     head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
     if report is None:
         return head
-    steps = [f"tunesmith chat {run}", f"tunesmith export {run} --to merged", f"tunesmith runs show {run}"]
+    steps = [f"tunesmith chat {run}", export_words(document["run"], run), f"tunesmith runs show {run}"]
     return base.page(
         head,
         stages.came_to(report["stages"]) if report.get("stages") else None,
