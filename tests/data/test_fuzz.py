@@ -6,6 +6,7 @@ Cases that were found stand as examples beside the random ones.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import tempfile
 from pathlib import Path
@@ -203,7 +204,7 @@ CHAT = Chat((Message("user", "q"), Message("assistant", "a")))
 def render(source: str) -> None:
     from tunesmith.data.render import render as render_row
 
-    tokenizer = byte_tokenizer()
+    tokenizer = copy.deepcopy(byte_tokenizer())  # the other tests share it
     tokenizer.chat_template = source
     with contextlib.suppress(UserError):
         template = ChatTemplate.of(tokenizer, "auto")
