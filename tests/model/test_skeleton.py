@@ -252,7 +252,7 @@ def test_a_model_that_sees_whose_text_part_cannot_be_had_alone_is_refused(tmp_pa
 
 @pytest.mark.parametrize("family", ["gpt2", "phi", "starcoder2", "seed_oss"])
 def test_a_base_that_was_trained_with_dropout_is_tuned_without(family: str, tmp_path: Path) -> None:
-    # mutation tried: _without_dropout returning lm at once
+    # mutation tried: without_dropout returning lm at once
     rates = {"attn_pdrop": 0.3, "resid_pdrop": 0.3, "attention_dropout": 0.3, "residual_dropout": 0.3}
     base = make_model(tmp_path, family, **rates)
     lm = load_model(Model(path=str(base)), "cpu", torch.float32).train()

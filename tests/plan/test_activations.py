@@ -58,6 +58,7 @@ def count_saved(
     bf16: bool,
     recomputed: Collection[int] = (),
     unlearnt: int = 5,
+    own: bool = False,
 ) -> tuple[int, int]:
     """Bytes of all storages that autograd keeps, parameters apart, and the number of targets."""
     import numpy as np
@@ -67,15 +68,14 @@ def count_saved(
     from tunesmith.data.loader import collate
     from tunesmith.data.samples import Sample
     from tunesmith.kernels import attention
-    from tunesmith.model.load import _without_dropout, checkpoint_layers
+    from tunesmith.model.load import checkpoint_layers, without_dropout
     from tunesmith.objectives.language_modelling import summed_loss
     from tunesmith.tuning.build import build
 
     dtype = torch.bfloat16 if bf16 else torch.float32
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**config), dtype=dtype, attn_implementation=attention.NAME
-    )
-    tuned = build(tuning).prepare(_without_dropout(model), Setting(steps=50))
+    ours = {} if own else {"attn_implementation": attention.NAME}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype, **ours)
+    tuned = build(tuning).prepare(without_dropout(model), Setting(steps=50))
     tuned.model.train()
     if recomputed:
         checkpoint_layers(model, recomputed)

@@ -21,7 +21,7 @@ from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.engine.step import Stepper
 from tunesmith.engine.world import peak_bytes
 from tunesmith.kernels import attention
-from tunesmith.model.load import _without_dropout, checkpoint_layers
+from tunesmith.model.load import checkpoint_layers, without_dropout
 from tunesmith.model.quantised import Held, hold
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.plan.activations import layer_costs, numbers, recomputed_layers
@@ -54,7 +54,7 @@ def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
         AutoConfig.for_model(**cell.config), dtype=torch.bfloat16 if cell.bf16 else torch.float32,
         attn_implementation=attention.NAME,
     ).to(device)  # fmt: skip
-    _without_dropout(lm)
+    without_dropout(lm)
     hold(lm, Held.by(cell.method))
     method = build(cell.method)
     tuned = method.prepare(lm, Setting(steps=100))

@@ -7,8 +7,8 @@ A family that is not there is counted on its empty skeleton instead (skeleton.py
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,12 +44,54 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What trains: parameters of a model with one layer, by name; linear layers of it that carry an adapter.
+
+    reached: the layer's input needs a gradient; leaves: its output does. wide: all is fp32, computed in bf16 or not.
+    """
+
+    trains: frozenset[str] = frozenset()
+    adapted: frozenset[str] = frozenset()
+    reached: bool = False
+    leaves: bool = False
+    bf16: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Bytes of documents of one length: fixed + tokens x (token + length x pair)."""
+
+    fixed: float
+    token: float
+    pair: float
+
+    def of(self, tokens: float, length: float) -> float:
+        """All of so many tokens in documents of that length."""
+        return self.fixed + tokens * (self.token + length * self.pair)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is kept for the backward pass: before the layers, by one of them, by all together, behind them."""
+
+    before: Bytes
+    layer: Bytes
+    shared: Bytes
+    behind: Bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Skeleton:
-    """What was counted on an empty model: every parameter, and the linear layers of each decoder layer."""
+    """What was counted on an empty model: every parameter, and the linear layers of each decoder layer.
+
+    trace: what one layer keeps, run under fake tensors when it is asked for (traced.py); None: it does not run so.
+    """
 
     named: tuple[tuple[str, int], ...]
     linears: tuple[tuple[Linear, ...], ...]
     outside: tuple[Linear, ...]  # linear layers that stand in no decoder layer, the head apart
+    trace: Callable[[Asked], Kept | None] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -83,6 +125,16 @@ class ModelFacts:
     def supported(self) -> bool:
         """Whether the family runs through our head and attention paths."""
         return self.own_forward is None
+
+    def trace(self, asked: Asked) -> Kept | None:
+        """What a layer of an unknown family keeps; None where it cannot be traced, or need not."""
+        found = self.skeleton.trace if self.skeleton is not None else None
+        return found(asked) if found is not None else None
+
+    @property
+    def traced(self) -> bool:
+        """Whether what a layer keeps can be traced."""
+        return self.trace(Asked(reached=True)) is not None
 
     @property
     def qk_norm(self) -> str | None:

@@ -81,7 +81,7 @@ def load_model(
             torch.manual_seed(seed)
             config = _new_config(model.from_config)
             loaded = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(config))
-        return _without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
+        return without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
     assert model.path is not None
     code: dict[str, Any] = {
         "trust_remote_code": model.trust_remote_code,
@@ -111,7 +111,7 @@ def load_model(
     if getattr(loaded, "is_quantized", False):
         adopt(loaded)
         loaded.to(dtype)  # what stays wide
-    return _without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
+    return without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
 
 
 def _require_all(path: str, info: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def _attention(config: PretrainedConfig, remote_code: bool = False) -> dict[str,
     return {} if own else {"attn_implementation": attention.NAME}
 
 
-def _without_dropout(lm: PreTrainedModel) -> PreTrainedModel:
+def without_dropout(lm: PreTrainedModel) -> PreTrainedModel:
     """Fine-tuning adds no noise of the base's pre-training (GPT-2, Phi); the config that is saved keeps it."""
     for module in lm.modules():
         if isinstance(module, torch.nn.Dropout):

@@ -19,6 +19,7 @@ from tunesmith.model.config import FoundConfig
 from tunesmith.model.facts import Linear, ModelFacts, Skeleton
 from tunesmith.model.families import Family
 from tunesmith.model.forward import decoder_layers
+from tunesmith.model.traced import Traced
 from tunesmith.recipe import Model
 
 
@@ -67,10 +68,25 @@ def count_skeleton(model: Model, found: FoundConfig) -> ModelFacts:
         ),
         max_positions=_positions(config),
         kind=found.kind,
-        skeleton=Skeleton(
-            tuple((name, parameter.numel()) for name, parameter in lm.named_parameters()), linears, outside
-        ),
+        skeleton=_skeleton(lm, model, linears, outside),
     )
+
+
+def _skeleton(
+    lm: Any, model: Model, linears: tuple[tuple[Linear, ...], ...], outside: tuple[Linear, ...]
+) -> Skeleton:
+    """What was counted; where all layers are alike, one of them can be traced."""
+    named = tuple((name, parameter.numel()) for name, parameter in lm.named_parameters())
+    alike = len(set(linears)) == 1
+    return Skeleton(named, linears, outside, _tracer(lm.config, model.trust_remote_code) if alike else None)
+
+
+_TRACERS: dict[tuple[str, bool], Traced] = {}
+
+
+def _tracer(config: Any, remote_code: bool) -> Traced:
+    """One for a config in a process: what it found is not looked for again."""
+    return _TRACERS.setdefault((config.to_json_string(), remote_code), Traced(config, remote_code))
 
 
 def _build(model: Model, found: FoundConfig) -> Any:

@@ -16,7 +16,8 @@ from functools import lru_cache
 from tunesmith.model.facts import ModelFacts
 from tunesmith.model.families import FAMILIES, Family
 from tunesmith.plan.beside import Beside, beside, encoder_bytes, virtual_inputs, virtual_keys
-from tunesmith.plan.walk import Walk, norm_bytes
+from tunesmith.plan.unknown import unknown_ends, unknown_layer_cost, unknown_shared
+from tunesmith.plan.walk import LayerCost, Walk, norm_bytes
 from tunesmith.recipe import Tuning
 from tunesmith.tuning.footprint import footprint
 from tunesmith.tuning.methods import METHODS
@@ -36,18 +37,6 @@ class Numbers:
 
     compute: int
     residual: int
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCost:
-    """What a layer holds. Bytes a token; `asked` a token that asks (all, but for the last layer); `fixed` at all:
-    copies of weights in the compute dtype. attends: whether its attention is gone through backward."""
-
-    saved: float
-    asked: float
-    fixed: int
-    flows: bool
-    attends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +126,7 @@ def layer_cost(
     narrow: the share of tokens that ask, where not all do.
     """
     if facts.skeleton is not None:
-        return _unknown_layer_cost(facts, trains, layer, flows, size)
+        return unknown_layer_cost(facts, trains, layer, flows, size, length)
     family, walk = facts.spelling, Walk(facts, trains, layer, size)
     first, *others = family.norms or ("", "")  # OLMo's norms have no parameters, and keep their input
     if family.norms_behind:
@@ -225,23 +214,14 @@ def _mlp_kept(facts: ModelFacts, learns: list[bool]) -> int:
     return inner * (gate + up + gate)
 
 
-def _unknown_layer_cost(
-    facts: ModelFacts, trains: Trains, layer: int, flows: bool, size: Numbers
-) -> LayerCost:
-    """An estimate where only the linear layers are known: their inputs and outputs, and norms in fp32."""
-    prefix, linears = f"{facts.layer(layer)}.", facts.linears_of(layer)
-    added = trains.beside(layer, size.compute < FP32)
-    learns = bool(added) or any(name.startswith(prefix) for name in trains.names)
-    if not (flows or learns):
-        return LayerCost(0.0, 0.0, 0, False)
-    widths = sum(linear.inputs + linear.outputs for linear in linears)
-    kept = sum(one.kept + one.linear.inputs * one.input for one in added)
-    return LayerCost((widths + kept) * size.compute + 4 * facts.hidden_size * FP32, 0.0, 0, True, True)
-
-
 def uncertainty(facts: ModelFacts) -> float:
-    """How much further off a forecast may be: not at all for families with a row, whose saved bytes are exact."""
-    return 0.0 if facts.own_forward is None else 0.3
+    """How much further off a forecast may be: not at all for families with a row, whose saved bytes are exact.
+
+    Where they are traced, what lives for a moment in a layer is still an estimate.
+    """
+    if facts.own_forward is None:
+        return 0.0
+    return 0.1 if facts.traced else 0.3
 
 
 def saved_bytes(
@@ -268,7 +248,10 @@ def saved_bytes(
     whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
     one = tokens * facts.hidden_size * size.residual
     kept = tuple(one if index in again else bytes_here for index, bytes_here in enumerate(whole))
-    ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows, narrow is not None)
+    if facts.own_forward is not None:
+        ends = unknown_ends(facts, trains, size, tokens, targets, costs[-1].flows, length)
+    else:
+        ends = _ends(facts, trains, size, tokens, targets, costs[-1].flows, narrow is not None)
     ends += trains.encoder_bytes
     if trains.virtual_inputs:  # which tokens are learnt ones, and the number of each
         ends += tokens * (1 + INDEX * trains.virtual_inputs / (length + trains.virtual_inputs))
@@ -276,7 +259,10 @@ def saved_bytes(
         cost.attends and index not in again and not (narrow is not None and index == last)
         for index, cost in enumerate(costs)
     )
-    return Saved(whole, kept, again, tokens * _shared(facts, trains, size, slack, length) * stored, ends)
+    shared = unknown_shared(facts, trains, size, tokens, costs, length)
+    if shared is None:
+        shared = tokens * _shared(facts, trains, size, slack, length)
+    return Saved(whole, kept, again, shared * stored, ends)
 
 
 def asking_share(facts: ModelFacts, tokens: float, targets: int) -> float | None:

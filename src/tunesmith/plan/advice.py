@@ -40,10 +40,16 @@ def own_forward(case: Case) -> Advice | None:
     """A family without fused paths."""
     if case.facts.own_forward is None:
         return None
+    known = (
+        "what a layer keeps was traced on one layer"
+        if case.facts.traced
+        else "what a layer keeps is estimated from its linear layers: it could not be traced"
+    )
     return Advice(
         "own_forward",
         f"the model runs through its own forward: {case.facts.own_forward}. Documents of equal length go "
-        "together, unpadded, so none sees another; it is slower, and all logits are made at once",
+        f"together, unpadded, so none sees another; it is slower, and all logits are made at once. "
+        f"Of its memory, {known}",
         "docs/models.md",
     )
 

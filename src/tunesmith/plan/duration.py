@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, LayerCost, Numbers, Trains, layer_costs, recomputed_layers
+from tunesmith.plan.activations import FP32, Numbers, Trains, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
 from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
+from tunesmith.plan.walk import LayerCost
 from tunesmith.tuning.footprint import trainable_parameters
 
 # Share of a card's peak that training reaches; published runs lie between 0.35 and 0.55.

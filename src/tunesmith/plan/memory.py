@@ -252,14 +252,14 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     head_trains, embedding = trains.head(facts), table if trains.embedding else 0
     earlier = all_gradients if load.accumulates else 0
     begun = earlier or (table if head_trains else 0)
-    saved = found.total - (table if head_trains else 0)
+    saved = found.total - (table if head_trains and facts.own_forward is None else 0)
     live = _live(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
-    kept, own = {"gradients": earlier, "saved activations": saved}, table if head_trains else 0
+    kept = {"gradients": earlier, "saved activations": saved}
+    loss, backward = _head(load, size.compute, table if head_trains else 0)
     phases: dict[str, dict[str, float]] = {
-        "loss": {**kept, "head": own + _chunk(load, size.compute)},
-        # the head's own gradient, scaled, beside the one it was kept as
-        "backward of the head": {**kept, "head": 2 * own},
+        "loss": {**kept, "head": loss},
+        "backward of the head": {**kept, "head": backward},
         "backward of a layer": {
             "gradients": begun,
             "saved activations": saved + (top if facts.layers - 1 in found.recomputed else 0),
@@ -282,6 +282,19 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
             "live layer": live,
         }
     return phases
+
+
+def _head(load: Load, compute: int, table: int) -> tuple[float, float]:
+    """What the head holds at the loss and in its backward; table: bytes of its gradient, where it trains.
+
+    A model that runs through its own forward makes all logits at once, and that gradient only afterwards.
+    """
+    if load.facts.own_forward is None:
+        # the head's own gradient, scaled, beside the one it was kept as
+        return table + _chunk(load, compute), 2 * table
+    learnt = load.targets * load.facts.vocab_size * FP32
+    logits = load.computed * load.facts.vocab_size * compute + learnt
+    return logits + learnt, logits + table
 
 
 def _share_above(found: Saved, facts: ModelFacts) -> float:

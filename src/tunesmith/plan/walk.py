@@ -6,6 +6,7 @@ norm -> linear layers -> norm: a part keeps its input only where something asks 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunesmith.plan.beside import FP32
@@ -13,6 +14,18 @@ from tunesmith.plan.beside import FP32
 if TYPE_CHECKING:
     from tunesmith.model.facts import ModelFacts
     from tunesmith.plan.activations import Numbers, Trains
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """What a layer holds. Bytes a token; `asked` a token that asks (all, but for the last layer); `fixed` at all:
+    copies of weights in the compute dtype. attends: whether its attention is gone through backward."""
+
+    saved: float
+    asked: float
+    fixed: int
+    flows: bool
+    attends: bool = False
 
 
 def norm_bytes(kind: str, width: int, groups: int, flows: bool, trains: bool, stream: int) -> tuple[int, int]:
