@@ -260,7 +260,7 @@ def test_an_existing_file_is_never_replaced(tmp_path: Path) -> None:
     out = tmp_path / "recipe.yaml"
     source = str(write(tmp_path, AXOLOTL))
     document = import_file(source, None, str(out), None)
-    assert recipe.load(out).model_dump(mode="json") == document["recipe"]
+    assert recipe.load(out).model_dump(mode="json", exclude={"stages"}) == document["recipe"]
     with pytest.raises(FolderError, match="exists"):
         import_file(source, None, str(out), None)
 

@@ -158,13 +158,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def folder(path: Path, config: dict[str, Any] | str, *files: str) -> Path:
-    """A model folder with this config.json and empty other files."""
+    """A model folder with this config.json, whole weight files without weights, and empty other files."""
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(
         config if isinstance(config, str) else json.dumps(config), encoding="utf-8"
     )
     for name in files:
-        (path / name).touch()
+        header = (2).to_bytes(8, "little") + b"{}" if name.endswith(".safetensors") else b""
+        (path / name).write_bytes(header)
     return path
 
 

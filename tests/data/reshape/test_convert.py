@@ -65,10 +65,16 @@ def test_there_and_back_over_all_formats_and_kinds(
         try:
             report = convert(Source(path=str(source)), target, str(goal))
         except DataError as error:
+            assert not goal.exists()
+            if (
+                "does not give back" in error.problems[0].what
+            ):  # a cell's text that looks like JSON: found, refused
+                assert kind.removesuffix(".gz") in (".csv", ".tsv")
+                assert any(mark in source.read_text() for mark in "[{")
+                return
             named = {problem.what.split(":")[0] for problem in error.problems[:-1]}
             assert named
             assert named <= LEFT_OUT.keys() | REDUCED.keys() | KIND_LOSSES.keys()
-            assert not goal.exists()
             return
         assert report["whole"] == report["rows_out"] == len(records)
         back = Path(folder) / "back.jsonl"

@@ -5,6 +5,7 @@ rows --record--> spell --beside the unread columns--> spool --lay--> new file --
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -231,16 +232,15 @@ class _Conversion:
 
     def compare(self, beside: Path) -> None:
         """Read the new file as a stranger would; what it means must be what was meant."""
-        again = opened(Source(path=str(beside)))
-        digest = hashlib.sha256()
-        for row in read(again):
-            digest.update(repr(row.record).encode("utf-8", "surrogatepass"))
-        if again.format != self.format or digest.digest() != self._digest.digest():
-            raise DataError.at(
-                str(self.goal),
-                f"does not give back the same rows when it is read as {again.format}",
-                "write .jsonl, and please report these rows",
-            )
+        digest, format = hashlib.sha256(), None
+        with contextlib.suppress(DataError):  # such as a cell whose text looks like JSON and is none
+            again = opened(Source(path=str(beside)))
+            format = again.format
+            for row in read(again):
+                digest.update(repr(row.record).encode("utf-8", "surrogatepass"))
+        if format != self.format or digest.digest() != self._digest.digest():
+            what = f"does not give back the same rows when it is read as {format}"
+            raise DataError.at(str(self.goal), what, "write .jsonl, and please report these rows")
 
     def report(self) -> dict[str, Any]:
         """What became of the rows; rows_in = whole + reduced + left_out."""
