@@ -235,10 +235,10 @@ def test_a_sample_as_long_as_the_run_is_refused() -> None:
 
 
 def test_a_step_that_is_computed_again_is_seen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, calm, _ = fit_run(tmp_path / "calm", DROP, steps=4, micro_tokens=24)
-    monkeypatch.setenv("TUNESMITH_FAULT", "backward:8:oom")
+    _, calm, _ = fit_run(tmp_path / "calm", DROP, steps=6, micro_tokens=64)
+    monkeypatch.setenv("TUNESMITH_FAULT", "backward:2:oom")
     faults.forget_visits()
-    _, tuned, _ = fit_run(tmp_path / "oom", DROP, steps=4, micro_tokens=24)
+    _, tuned, _ = fit_run(tmp_path / "oom", DROP, steps=6, micro_tokens=64)
     assert "out of memory" in (tmp_path / "oom" / "events.jsonl").read_text()
     moved, expected = tuned.sharing.moved, calm.sharing.moved  # type: ignore[attr-defined]
     assert any(expected.values())
