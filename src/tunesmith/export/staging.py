@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunesmith.errors import DiskFullError, FolderError
-from tunesmith.folder import let_read
+from tunesmith.folder import flush_to_disk, let_read
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD
@@ -33,7 +33,8 @@ def staged(destination: Path, mark: str) -> Iterator[Path]:
         stage.mkdir(parents=True)
         yield stage
         let_read(stage)
-        _flush(stage)
+        for path in (*stage.rglob("*"), stage):
+            flush_to_disk(path)
         _put_in_place(stage, destination)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -59,16 +60,6 @@ def _inside(path: Path) -> Iterator[Path]:
     return path.iterdir() if path.is_dir() else iter([path])
 
 
-def _flush(folder: Path) -> None:
-    """Every file and folder to disk."""
-    for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 def _put_in_place(stage: Path, destination: Path) -> None:
     if not destination.exists():
         os.rename(stage, destination)
@@ -78,15 +69,7 @@ def _put_in_place(stage: Path, destination: Path) -> None:
         os.rename(destination, old)
         os.rename(stage, destination)
         shutil.rmtree(old, ignore_errors=True)
-    _flush_folder(destination.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    flush_to_disk(destination.parent)
 
 
 def _exchange(first: Path, second: Path) -> bool:
