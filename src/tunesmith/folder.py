@@ -235,11 +235,11 @@ def is_run(path: str | Path) -> bool:
 
 
 def let_read(path: Path) -> None:
-    """Give a file, or all in a folder, the rights of the user's new files: mkstemp and safetensors make them 0600."""
+    """Give a file, or a folder with all in it, the rights of the user's new ones: temporary ones are 0600 or 0700."""
     umask = os.umask(0)
     os.umask(umask)
-    for file in (each for each in (path, *path.rglob("*")) if each.is_file()):
-        os.chmod(file, 0o666 & ~umask)
+    for each in (path, *path.rglob("*")):
+        os.chmod(each, (0o777 if each.is_dir() else 0o666) & ~umask)
 
 
 def write_atomically(path: Path, text: str) -> None:

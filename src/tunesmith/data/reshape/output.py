@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 from tunesmith.data.files import LINES, PACKED, DataFile, files_of
 from tunesmith.data.rawrows import END_OF_TEXT
 from tunesmith.errors import DataError
+from tunesmith.folder import let_read
 
 KINDS = (*sorted(LINES), ".json", ".csv", ".tsv", ".parquet", ".txt")
 _BATCH_ROWS = 512
@@ -61,7 +62,7 @@ def staged(goal: Path) -> Iterator[Path]:
         yield beside
         with open(beside, "rb") as file:
             os.fsync(file.fileno())
-        _let_read(beside, 0o666)
+        let_read(beside)
         require_new(goal)  # someone else may have been quicker
         os.replace(beside, goal)
     finally:
@@ -75,7 +76,7 @@ def staged_folder(goal: Path) -> Iterator[Path]:
         beside = Path(tempfile.mkdtemp(dir=goal.parent, prefix=f".{goal.name}."))
     try:
         yield beside
-        _let_read(beside, 0o777)
+        let_read(beside)
         require_new(goal)
         os.rename(beside, goal)
     finally:
@@ -90,13 +91,6 @@ def _writable(goal: Path) -> Iterator[None]:
         raise DataError.at(
             str(goal), f"cannot be written: {error.strerror}", "choose another --out"
         ) from error
-
-
-def _let_read(path: Path, mode: int) -> None:
-    """The permissions that this user's new files have; those of temporary ones are narrower."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(path, mode & ~umask)
 
 
 class Spool:
