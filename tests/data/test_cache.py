@@ -69,12 +69,12 @@ def entry(folder: Path, key: str, days: float = 0.0) -> Path:
 
 def test_clear_leaves_what_a_run_is_using_and_what_is_young(folder: Path) -> None:
     old, young, used = entry(folder, "old", 9), entry(folder, "young"), entry(folder, "used", 9)
-    lease = cache.hold(used)
+    lease = cache.Lease(used)
     gone, kept = cache.clear(5)
     assert ([e.key for e in gone], [e.key for e in kept]) == (["old"], ["used"])
     assert not old.exists()
     assert young.exists()
-    lease.close()
+    del lease
     assert len(cache.clear()[0]) == 2
     assert cache.entries() == []
 

@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny import random_samples
 from tunesmith.data.loader import batches, plan_steps
-from tunesmith.kernels.attention import group_documents
+from tunesmith.kernels import documents
 from tunesmith.plan.worst import SHORTEST_IN_GROUP, _slots, worst_of
 from tunesmith.recipe import Epochs
 
@@ -35,12 +35,11 @@ def test_all_steps_of_a_short_run_are_looked_at() -> None:
 
 
 def test_slots_are_those_that_attention_makes() -> None:
-    from tunesmith.kernels import attention
-
-    assert attention.SHORTEST_IN_GROUP == SHORTEST_IN_GROUP
+    assert documents.SHORTEST_IN_GROUP == SHORTEST_IN_GROUP
     rng = np.random.default_rng(0)
     for _ in range(20):
         lengths = rng.integers(1, 40, rng.integers(1, 12))
         segments = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths))[None]
-        made = sum(group.slots.numel() for group in group_documents(segments).groups)
+        found = documents.group_documents(segments).groups
+        made = sum(group.documents * group.length for group in found)
         assert _slots(lengths) == made

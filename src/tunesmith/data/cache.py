@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tunesmith.errors import DataError
 
@@ -98,11 +98,16 @@ def locked(folder: Path, waiting: Any = None) -> Iterator[None]:
         yield
 
 
-def hold(folder: Path) -> IO[str]:
-    """Keep an entry from being cleared for as long as what is given lives."""
-    file = open(folder / _LEASE, "a")  # noqa: SIM115 - closed with the last shard that holds it
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file
+class Lease:
+    """Keeps an entry from being cleared for as long as it lives: until the last shard that holds it is gone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = open(folder / _LEASE, "a")  # noqa: SIM115 - closed by __del__
+        fcntl.flock(self._file, fcntl.LOCK_SH)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
 
 
 def write_document(path: Path, value: Any) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy import ndarray
 
 from tunesmith.data.books import Books
+from tunesmith.data.cache import Lease
 from tunesmith.data.ledger import FATES, TouchedRow
 from tunesmith.data.samples import IGNORED, Sample
 from tunesmith.data.splits import is_augmented
@@ -219,7 +220,7 @@ class Shard:
         self.number, self.first_line = number, first_line
         self._document = document
         self._proved = False
-        self.lease: object = None  # what keeps the file from being cleared away
+        self.lease: Lease | None = None  # what keeps the file from being cleared away
         self.books = Books.of_json(document["books"])
 
     @classmethod

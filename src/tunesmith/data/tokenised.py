@@ -163,7 +163,7 @@ class Kitchen:
                     found = self._open(opened, use, key, folder)
                     assert found is not None
         cache.mark_used(folder)
-        lease = cache.hold(folder)
+        lease = cache.Lease(folder)
         for shard in found.shards:
             shard.lease = lease
         return found

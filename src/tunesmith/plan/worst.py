@@ -18,7 +18,7 @@ from tunesmith.data.packing import pack
 EACH_KIND = 16
 # A micro-batch this near to the fullest has a say in how documents fall together.
 NEAR = 0.9
-# Documents at least this share of a group's longest are attended together (kernels/attention.py).
+# Documents at least this share of a group's longest are attended together (kernels/documents.py).
 SHORTEST_IN_GROUP = 0.8
 
 
