@@ -3,6 +3,8 @@
 Loss is the weighted sum over learnt tokens, divided by the step's sum of weights (their count, where each weighs
 1): cutting a step into micro-batches changes nothing.
 A step that is judged bad, or does not fit, changes nothing either: no weight, no moment, no count.
+The card is waited for once a step: its loss and gradient norm are read together, because the judge (rescue.py) must
+have both before the update (docs/decisions/016).
 """
 
 from __future__ import annotations
@@ -82,18 +84,18 @@ class Stepper:
         Raises HalfMoved where memory runs out in the update, LetGo where there is no time for the step.
         """
         visit("step")
-        loss, micro_tokens = self._gradient(samples, weight, micro_tokens)
+        total, micro_tokens = self._gradient(samples, weight, micro_tokens)
         parameters = [p for p in self.tuned.trainable.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if (factor := visit("update")) != 1.0:
-            loss, norm = loss * factor, norm * factor
-        judgement = judged(loss, float(norm))
+        norm_there = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        factor = visit("update")
+        loss, norm = (x * factor for x in torch.stack([total, norm_there.to(total)]).tolist())
+        judgement = judged(loss, norm)
         if judgement.verdict == "take":
             if self.grad_clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm_there)
             self._move(number)
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(loss, float(norm), judgement, micro_tokens)
+        return StepResult(loss, norm, judgement, micro_tokens)
 
     def _move(self, number: int) -> None:
         self.hooks.before_step(number)
@@ -106,7 +108,7 @@ class Stepper:
             raise HalfMoved from error
         self.hooks.after_step(number)
 
-    def _gradient(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> tuple[float, int]:
+    def _gradient(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> tuple[Tensor, int]:
         """Accumulate the gradient over micro-batches; where memory runs out, begin again with smaller ones."""
         drawn = random_state()
         while True:
@@ -136,9 +138,12 @@ class Stepper:
             shared = shared_batches(samples, micro_tokens)
         return batches(samples, micro_tokens, self.packing) if shared is None else shared
 
-    def accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> float:
-        """Add the gradient of these samples to what is there; returns their share of the loss."""
-        total = torch.zeros((), dtype=torch.float64)
+    def accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> Tensor:
+        """Add the gradient of these samples to what is there; returns their share of the loss, Float64[Tensor, ""].
+
+        It stays on the device: reading it here would wait for every micro-batch.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
         for batch in self._cut(samples, micro_tokens):
             self.breathe()
             factor = visit("forward")
@@ -148,12 +153,12 @@ class Stepper:
                 loss = loss * factor
             visit("backward")
             loss.backward()
-            total += loss.detach().cpu()
+            total += loss.detach()
         penalty = self.hooks.extra_loss()
         if penalty is not None:
             penalty.backward()
-            total += penalty.detach().cpu()
-        return float(total)
+            total += penalty.detach()
+        return total
 
     @property
     def device(self) -> torch.device:
