@@ -75,6 +75,7 @@ def test_what_is_shown_of_personal_data_does_not_tell_it(tmp_path: Path) -> None
     (example,) = finding(report, "personal_data").examples
     assert "lin.tao" not in example.what + example.excerpt
     assert "l***@shop.cn" in example.what
+    assert "138****5678" in example.what, "all that a row holds is told"
 
 
 @pytest.mark.parametrize(

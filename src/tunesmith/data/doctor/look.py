@@ -36,7 +36,6 @@ def finders(rules: Rules, control: re.Pattern[str] | None) -> dict[str, Find]:
         "control_token_in_text": partial(text_faults.control_tokens, control or text_faults.KNOWN_CONTROL),
         "filler_word": partial(wording.fillers, rules),
         "refusal": partial(wording.refusals, rules),
-        "personal_data": personal,
     }
 
 
@@ -69,6 +68,7 @@ class Look:
                 if mark := next(find(piece), None):
                     self._note(rule, address, piece, mark)
                     break
+        self._personal(address, pieces)
         self._typos(address, pieces)
         self._html(address, pieces)
         self._unfit(address, pieces)
@@ -79,10 +79,13 @@ class Look:
         return self._language(address, record, pieces)
 
     def _note(self, rule: str, address: str, piece: Piece, mark: Mark) -> None:
-        shown = excerpt(piece.text, mark.start, mark.end)
-        if rule == "personal_data":  # what is shown of it must not tell it
-            shown = ""
-        self.notes.add(rule, address, f"{piece.where} {mark.what}", shown)
+        self.notes.add(rule, address, f"{piece.where} {mark.what}", excerpt(piece.text, mark.start, mark.end))
+
+    def _personal(self, address: str, pieces: tuple[Piece, ...]) -> None:
+        """All that a row holds, without its words: they would tell it."""
+        if found := [f"{piece.where} {mark.what}" for piece in pieces for mark in personal(piece)]:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            self.notes.add("personal_data", address, "; ".join(found[:3]) + more)
 
     def _html(self, address: str, pieces: tuple[Piece, ...]) -> None:
         """Tags are no fault in a row where any text is about markup."""
