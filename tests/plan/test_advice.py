@@ -13,6 +13,7 @@ import tunesmith
 from tunesmith.model.facts import ModelFacts, facts_from_config
 from tunesmith.plan.advice import RULES, advise
 from tunesmith.plan.case import Case
+from tunesmith.plan.data_advice import variant_for
 from tunesmith.plan.device import Device
 from tunesmith.plan.registry import PastRun
 from tunesmith.plan.summary import DataSummary
@@ -52,7 +53,7 @@ class Situation:
     device: Device = CPU
     steps: int | None = 200
     fits: bool = True
-    methods: dict[str, bool] = field(default_factory=lambda: {"full": False, "freeze": True, "lora": True})
+    nearest: dict[str, Any] = field(default_factory=lambda: {"tuning.method": "lora"})
     runs: tuple[PastRun, ...] | None = ()
     seconds: float | None = 60.0
     room: float = 0.3
@@ -73,7 +74,7 @@ class Situation:
     def case(self, recipe: Recipe | None = None) -> Case:
         recipe = recipe or self.read()
         return Case(
-            recipe, self.facts, self.device, resolve_lr(recipe), self.steps, self.data, self.fits, self.methods,
+            recipe, self.facts, self.device, resolve_lr(recipe), self.steps, self.data, self.fits, self.nearest,
             self.runs, self.seconds, self.room, self.wide_fits,
         )  # fmt: skip
 
@@ -253,6 +254,18 @@ def test_the_change_is_a_recipe_and_silences_the_rule(rule: str, tmp_path: Path)
             "dialogues",
         ),
         (Situation(facts=HALF, data=replace(ROWS, rows=120_000)), "no dialogues"),
+        (
+            Situation(
+                facts=BASE, data=replace(ROWS, rows=50_000, template="plain", formats=frozenset({"messages"}))
+            ),
+            "for dialogues",
+        ),
+        (Situation(fits=False, nearest={}), "nothing that was tried fits"),
+        (
+            Situation({"data": {"max_length": 32768}}, data=replace(ROWS, cut_share=0.3)),
+            "reads no more at once",
+        ),
+        (Situation(steps=1), "1 step is too few"),
         (Situation({"tuning": {"method": "lora", "rank": 2}}, data=replace(ROWS, rows=60_000)), "too small"),
         (Situation({"compute": {"precision": "fp32"}}, device=CARD), "fast bf16"),
         (Situation({"optim": {"lr": 5e-3}}), "forget"),
@@ -295,6 +308,26 @@ def test_weights_against_imbalance_keep_the_sources_and_quieten_the_largest() ->
     sources = advice.change["data.train"]
     assert [source["path"] for source in sources] == ["a.jsonl", "b.jsonl", "c.jsonl"]
     assert sources[0]["weight"] / sources[1]["weight"] == pytest.approx((500 / 8) ** 0.5, rel=0.05)
+
+
+# mutation tried: a change of the rule's own in place of the ladder's
+def test_what_does_not_fit_is_changed_as_the_ladder_says() -> None:
+    changes = {"optim.optimizer": "adamw_8bit", "data.max_length": 512}
+    (advice,) = advise(Situation(fits=False, nearest=changes).case())
+    assert advice.change == changes
+
+
+def test_between_ten_and_a_hundred_thousand_rows_either_variant_does() -> None:
+    assert [variant_for(rows, False)[0] for rows in (9_999, 10_000, 99_999, 100_000)] == [
+        "chat", "either", "either", "base",
+    ]  # fmt: skip
+    assert variant_for(200_000, True)[0] == "chat"
+
+
+def test_a_rank_is_lowered_to_a_power_of_two() -> None:
+    (advice,) = advise(Situation({"tuning": {"method": "lora", "rank": 100}}, TINY).case())
+    rank = advice.change["tuning.rank"]
+    assert rank & (rank - 1) == 0
 
 
 def test_ninety_nine_rows_are_few_and_a_hundred_are_not() -> None:

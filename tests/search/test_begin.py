@@ -132,3 +132,17 @@ def test_what_cannot_be_is_told_and_leaves_no_file(
     assert code == 2
     assert said in " ".join(err.split())
     assert sorted(tmp_path.iterdir()) == before
+
+
+# mutation tried: counting only rows whose turns were cut
+def test_rows_that_the_model_cannot_read_whole_are_told_not_denied(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"tell {n}", "output": "word " * (400 if n % 3 == 0 else 40) + str(n)}
+        for n in range(60)
+    ]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    text = begin(str(bundled.path("model")), [str(file)], None, find_device(), GENERAL).text
+    assert "nothing is cut" not in text
+    assert "20 of 60 rows are longer" in text
+    assert "reads no more at once" in text

@@ -6,6 +6,7 @@ A rule stays silent where it lacks what it needs to know; none speaks to a recip
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -72,21 +73,16 @@ def does_not_fit(case: Case) -> Advice | None:
     """More memory than there is."""
     if case.fits:
         return None
-    change: dict[str, Any] = {}
-    tuning = case.recipe.tuning
-    if not isinstance(tuning, LowRank) and case.methods.get("lora"):
-        change = {"tuning.method": "lora"}
-    elif tuning.base == "none" and case.methods.get("qlora"):
-        change = {"tuning.base": "nf4"} if isinstance(tuning, LowRank) else {"tuning.method": "qlora"}
-    elif case.recipe.compute.checkpointing == "off":
-        change = {"compute.checkpointing": "full"}
-    elif case.recipe.data.max_length > 512:
-        change = {"data.max_length": case.recipe.data.max_length // 2}
+    way = (
+        ""
+        if case.nearest
+        else "; nothing that was tried fits: a smaller model, or a larger device (--memory SIZE)"
+    )
     return Advice(
         "does_not_fit",
-        f"the run needs more memory than {case.device.name} has",
+        f"the run needs more memory than {case.device.name} has{way}",
         "the forecast of this plan",
-        change,
+        case.nearest,
     )
 
 
@@ -122,11 +118,12 @@ def too_few_steps(case: Case) -> Advice | None:
     if case.steps is None or case.data is None or case.steps >= FEWEST_STEPS:
         return None
     tokens = case.recipe.optim.batch_tokens * case.steps // GOOD_STEPS
-    smaller = max(case.data.longest, tokens)
+    smaller = -(-max(case.data.longest, tokens) // 64) * 64
     change = {"optim.batch_tokens": smaller} if smaller < case.recipe.optim.batch_tokens else {}
     return Advice(
         "too_few_steps",
-        f"{case.steps} steps are too few for a warm-up and a decay; smaller steps or more epochs give more",
+        f"{case.steps} {'step is' if case.steps == 1 else 'steps are'} too few for a warm-up and a decay; smaller "
+        "steps or more epochs give more",
         "AdamW's second moment remembers about 1000 steps, arXiv:1412.6980; note 001, point 24",
         change,
     )
@@ -291,7 +288,7 @@ def rank_without_gain(case: Case) -> Advice | None:
         "rank_without_gain",
         f"rank {tuning.rank} trains {share:.0%} as many numbers as the layers have: it saves next to nothing",
         "arXiv:2106.09685",
-        {"tuning.rank": max(1, int(tuning.rank * MOST_ADAPTER_SHARE / share / 2))},
+        {"tuning.rank": 1 << max(0, int(math.log2(tuning.rank * MOST_ADAPTER_SHARE / share)))},
     )
 
 

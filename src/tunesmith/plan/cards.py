@@ -81,7 +81,7 @@ def device_with(words: str, here: Device) -> Device:
         spelt = re.sub(r"[^a-z0-9]", "", key.lower())
         if plain in (spelt, spelt + "gb", "rtx" + spelt, re.sub(r"[^a-z0-9]", "", card.name.lower())):
             return Device("cuda", card.name, round(card.gibibytes * 2**30), card.bf16)
-    near = difflib.get_close_matches(text, CARDS, n=1, cutoff=0.4)
+    near = [f"{text}GB"] if text.isdigit() else difflib.get_close_matches(text, CARDS, n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError.at(
         "--memory", f"{words!r} is neither a size nor a card",

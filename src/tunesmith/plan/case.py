@@ -30,7 +30,7 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What rules look at. `data` and `steps` are None where data is not read; `methods`: which fit.
+    """What rules look at. `data` and `steps` are None where data is not read; `nearest`: recipe keys that fit.
 
     runs: those on the same data that ended, None where nobody looked; room: share of the memory the run needs;
     wide_fits: whether the same run fits with a base that is not held in 4 bits.
@@ -43,7 +43,7 @@ class Case:
     steps: int | None = None
     data: DataSummary | None = None
     fits: bool = True
-    methods: Mapping[str, bool] = field(default_factory=dict)
+    nearest: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[PastRun, ...] | None = None
     seconds: float | None = None
     room: float = 0.0

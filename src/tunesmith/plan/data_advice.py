@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from tunesmith.model.rows import read_tables
 from tunesmith.plan.case import SMALL_MODEL, Advice, Case
 from tunesmith.recipe import LowRank
@@ -42,23 +44,31 @@ def many_rows(case: Case) -> Advice | None:
 
 def base_or_chat(case: Case) -> Advice | None:
     """The other variant of the model would serve better."""
-    data = case.data
-    if data is None or not case.sft or case.new_model:
+    data, looks = case.data, case.facts.kind
+    if data is None or not case.sft or case.new_model or looks == "unknown":
         return None
-    if case.facts.kind == "base" and data.rows < SOME_ROWS:
-        what = "dialogues" if data.dialogue else f"{data.rows:,} rows"
-        return Advice(
-            "base_or_chat",
-            f"this looks like a Base model; for {what} (below 10,000 rows) start from the Chat variant",
-            "note 001, point 7, and note 000, point 4",
-        )
-    if case.facts.kind == "chat" and data.rows >= MANY_ROWS and not data.dialogue:
-        return Advice(
-            "base_or_chat",
-            f"{data.rows:,} rows that are no dialogues: the Base variant fits them more freely",
-            "note 001, point 7",
-        )
-    return None
+    better, reason = variant_for(data.rows, data.dialogue)
+    if better in (looks, "either"):
+        return None
+    return Advice(
+        "base_or_chat",
+        f"this looks like a {looks.capitalize()} model; {reason}",
+        "note 001, point 7, and note 000, point 4",
+    )
+
+
+def variant_for(rows: int, dialogue: bool) -> tuple[Literal["chat", "base", "either"], str]:
+    """Which variant of a model suits so many rows, and why; between the notes' two numbers either does."""
+    if dialogue:
+        return "chat", "for dialogues start from the Chat variant, which has learnt to hold one"
+    if rows < SOME_ROWS:
+        return "chat", f"for {rows:,} rows (below {SOME_ROWS:,}) start from the Chat variant"
+    if rows >= MANY_ROWS:
+        return "base", f"{rows:,} rows that are no dialogues: the Base variant fits them more freely"
+    return "either", (
+        f"with {SOME_ROWS:,} to {MANY_ROWS:,} rows that are no dialogues either variant does: Chat where it shall "
+        "go on answering other questions, Base where this task is all (note 001, point 7)"
+    )
 
 
 def untrained_template(case: Case) -> Advice | None:
@@ -113,9 +123,15 @@ def length_cuts(case: Case) -> Advice | None:
         return None
     longer = min(2 * length, case.facts.max_positions or 2 * length)
     change = {"data.max_length": longer} if longer > length else {}
+    way = (
+        "longer histories do better"
+        if change
+        else "and the model reads no more at once: take one that does, or learn long dialogues in pieces "
+        "(data.overlength=split)"
+    )
     return Advice(
         "length_cuts",
-        f"{data.cut_share:.0%} of the rows are cut or dropped at {length} tokens; longer histories do better",
+        f"{data.cut_share:.0%} of the rows are cut or dropped at {length} tokens; {way}",
         "note 001, points 22 and 23",
         change,
     )
@@ -183,7 +199,7 @@ def no_answers_in_pretraining(case: Case) -> Advice | None:
 
 
 def small_method_for_knowledge(case: Case) -> Advice | None:
-    """New knowledge, far from what the model knows, through a part too small to hold it."""
+    """Much text through a part too small to hold it. That text is new to the model is taken from the objective."""
     data, tuning = case.data, case.recipe.tuning
     if data is None or case.sft or case.new_model or case.weights_train or data.targets < MUCH_TEXT:
         return None
@@ -192,8 +208,9 @@ def small_method_for_knowledge(case: Case) -> Advice | None:
     what = f"rank {tuning.rank}" if isinstance(tuning, LowRank) else tuning.method
     return Advice(
         "small_method_for_knowledge",
-        f"{what} is to hold {data.targets:,} tokens of text: enough for a new form, too small for new knowledge "
-        "far from what the model knows. More rank, or full tuning where it fits",
+        f"{what} is to hold {data.targets:,} tokens of text: enough for a new form, too small for new knowledge. How "
+        "far the text is from what the model knows is not measured here; its loss before training tells (step 0 of "
+        "the run). Far: more rank, or full tuning where it fits",
         "note 004, full fine-tuning where task and model differ much; arXiv:2405.09673 (LoRA learns less)",
         {"tuning.method": "lora", "tuning.rank": 64},
     )

@@ -128,10 +128,11 @@ def make_plan(
     seconds, step_seconds, flops = _times(setting, load, speed)
     fits = memory.device_bytes <= device.memory_bytes
     rungs = climb_down(setting)
+    close = nearest(rungs)
     largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
     case = Case(
         recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary, fits,
-        dict(largest["methods"]), runs, seconds,
+        dict(close.change) if close else {}, runs, seconds,
         room=memory.device_bytes / max(1, device.memory_bytes),
         wide_fits=setting.fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"}))),
     )  # fmt: skip
@@ -145,7 +146,7 @@ def make_plan(
         disk_bytes=_disk_bytes(recipe, facts, trainable, precision),
         advice=advise(case),
         largest=largest,
-        nearest=nearest(rungs),
+        nearest=close,
         precision=precision,
         checkpointing=load.checkpointing,
         recomputed=_recomputed(load),

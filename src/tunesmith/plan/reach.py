@@ -30,7 +30,9 @@ def reach(setting: Setting, load: Load) -> dict[str, Any]:
 
     found: dict[str, Any] = {
         "micro_tokens": grow(load.tokens, lambda n: fits(_with_tokens(load, n))),
-        "max_length": grow(load.tokens, lambda n: fits(_with_length(full, n))),
+        "max_length": min(
+            grow(load.tokens, lambda n: fits(_with_length(full, n))), load.facts.max_positions or _MOST
+        ),
         "methods": {name: _method_fits(load, name, fits) for name in METHODS},
         "family": _family(load, fits),
     }

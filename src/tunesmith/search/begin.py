@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.events import Reporter
+from tunesmith.plan.data_advice import variant_for
 from tunesmith.recipe import Model, parse
 from tunesmith.search.advised import Advised, take_advice
 from tunesmith.search.grid import spell
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tunesmith.plan.device import Device
 
 Goal = Literal["dialogue", "domain", "task"]
-MOST_LENGTH, STEP_OF_LENGTH = 4096, 64
+MOST_LENGTH, STEP_OF_LENGTH, FEW_CUT = 4096, 64, 0.005
 GOOD_STEPS, MOST_BATCH, LEAST_BATCH = 60, 16384, 256
 GENERAL_ITEMS = 60
 TALKS = ("messages", "sharegpt", "history")
@@ -121,13 +122,16 @@ def _length(seen: Seen) -> tuple[int, str]:
     """As long as all but half a row in a hundred, where that is much shorter than the longest."""
     lengths = sorted(int(n) for source in seen.data.train for n in source.lengths)
     longest, usual = lengths[-1] + 1, lengths[min(len(lengths) - 1, int(0.995 * len(lengths)))] + 1
-    most = seen.facts.max_positions or longest
-    cut = [s for s in seen.data.ledger.sources if s.shortened or s.split or "turn_too_long" in s.reasons]
-    if longest >= most and cut:
-        return most, "all that the model can read at once; longer rows lose their oldest turns, or are split"
-    if longest <= 2 * usual:
+    most = min(seen.facts.max_positions or MOST_LENGTH, MOST_LENGTH)
+    cut = sum(s.shortened + s.split + s.reasons.get("turn_too_long", 0) for s in seen.data.ledger.sources)
+    if cut > FEW_CUT * seen.all_rows:
+        whose = "the model can read" if most == seen.facts.max_positions else "a first run should read"
+        what = "are split" if seen.texts else "are longer: they lose their oldest turns, or are left out"
+        return most, f"as much as {whose} at once; {cut:,} of {seen.all_rows:,} rows {what}"
+    if longest <= 2 * usual and not cut:
         return min(_up(longest), most), f"the longest row has {longest:,} tokens: nothing is cut"
-    return min(_up(usual), most), f"99.5% of the rows have at most {usual:,} tokens, the longest {longest:,}"
+    more = f"{longest:,}" if not cut else f"more than {most:,}"
+    return min(_up(usual), most), f"99.5% of the rows have at most {usual:,} tokens, the longest {more}"
 
 
 def _up(tokens: int) -> int:
@@ -181,13 +185,16 @@ def _write(model: str, data: Sequence[str], goal: Goal, seen: Seen, general: str
     kind = {"chat": "a Chat model", "base": "a Base model", "unknown": "Chat or Base is not told"}[
         seen.facts.kind
     ]
+    if seen.facts.kind != "unknown" and not seen.texts:
+        which, why_variant = variant_for(seen.all_rows, goal == "dialogue")
+        kind += f": {why_variant}" if which == "either" else ""
     objective = "pretrain" if seen.texts else "sft"
     why_objective = (
         "every token is learnt (note 001, point 14)" if seen.texts else "answers are learnt, questions given"
     )
     lines = [
         f"# Made by tunesmith init, for the goal: {goal}. Look at the labels first: tunesmith data show RECIPE",
-        f"model: {spell(model)} # {kind}, {seen.facts.parameters:,} parameters",
+        f"model: {spell(model)} # {seen.facts.parameters:,} parameters; {kind}",
         "data:",
         "  train:",
         *(
@@ -244,7 +251,7 @@ def _evaluation_lines(seen: Seen, general: str | None) -> list[str]:
 
 
 def _questions(seen: Seen) -> list[str]:
-    """The questions of the first rows, to begin with."""
+    """The questions of the first rows, to begin with; one that two rows begin with stands once."""
     from tunesmith.data.faults import Fault
     from tunesmith.data.gather import open_source
     from tunesmith.data.records import Chat
@@ -256,8 +263,9 @@ def _questions(seen: Seen) -> list[str]:
         record = opened.record(raw)
         if not isinstance(record, Fault) and isinstance(record, Chat):
             asked = next((m.content for m in record.messages if m.role == "user"), "")
-            if asked and len(asked) <= 200:
-                found.append(re.sub(r"\s+", " ", asked))
+            asked = re.sub(r"\s+", " ", asked).strip()
+            if asked and len(asked) <= 200 and asked not in found:
+                found.append(asked)
         if len(found) == 3:
             break
     return found or ["Hello!"]

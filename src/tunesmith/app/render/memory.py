@@ -76,5 +76,6 @@ def legend(found: list[tuple[str, dict[str, int]]]) -> Text:
     words = Text()
     for name, (style, _) in COLOURS.items():
         if name in seen:
-            words.append("█ ", style).append(f"{name}  ", "quiet")
+            # spaces that do not break: a colour stays with its word
+            words.append("█\u00a0", style).append(name.replace(" ", "\u00a0"), "quiet").append("  ")
     return words

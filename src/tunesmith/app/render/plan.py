@@ -26,6 +26,7 @@ def page(plan: dict[str, Any], note: str = "") -> RenderableType:
         largest(plan),
         ladder(plan),
         advice(plan),
+        written(plan),
     )
 
 
@@ -68,8 +69,8 @@ def settings(plan: dict[str, Any]) -> str:
 def largest(plan: dict[str, Any]) -> RenderableType | None:
     """How far this device would reach."""
     found = plan["largest"]
-    names = {"micro_tokens": "tokens at once", "max_length": "tokens a sample", "rank": "rank"}
-    parts = [f"{base.short_count(found[key])} {words}" for key, words in names.items() if found.get(key)]
+    names = {"micro_tokens": "{} tokens at once", "max_length": "{} tokens a sample", "rank": "rank {}"}
+    parts = [words.format(base.short_count(found[key])) for key, words in names.items() if found.get(key)]
     fitting = [name for name, fits in found.get("methods", {}).items() if fits]
     if not parts and not fitting:
         return None
@@ -141,6 +142,18 @@ def advice(plan: dict[str, Any]) -> RenderableType | None:
             body.append(f"\n{key}={_yaml(value)}", "accent")
         lines.append(base.indent(base.bullet(Text("›", "warn"), body)))
     return Group(*lines)
+
+
+def written(plan: dict[str, Any]) -> RenderableType | None:
+    """The files that --fix and --picture made."""
+    lines = []
+    if plan.get("fixed"):
+        near = plan.get("nearest")
+        how = near["name"] if near and not plan["fits"] else "it fits as it is"
+        lines.append(base.mark("good", f"written, {how}: {base.visible(plan['fixed'])}"))
+    if plan.get("picture"):
+        lines.append(base.mark("good", f"drawn: {base.visible(plan['picture'])}"))
+    return Group(*lines) if lines else None
 
 
 def _yaml(value: Any) -> str:
