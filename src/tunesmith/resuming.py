@@ -49,6 +49,7 @@ RECIPE: Mapping[str, Rule] = {
     "evaluation.early_stop": Rule(f"when it is enough {_COME}", harmless=True),
     "compute.micro_tokens": Rule(_ROUNDED, harmless=True),
     "compute.checkpointing": Rule("activations are kept or computed again: the same numbers", harmless=True),
+    "compute.offload": Rule("where inputs are kept: the same numbers", harmless=True),
     "compute.deterministic": Rule(_ROUNDED, harmless=True),
     "compute.precision": Rule("computed in another precision from here on"),
     "model": Rule("what was learnt so far was learnt on another model"),

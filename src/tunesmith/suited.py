@@ -8,7 +8,7 @@ from tunesmith.errors import DoesNotFitError, ModelError, Problem, RecipeError
 from tunesmith.recipe import Full, GaLore, Recipe
 from tunesmith.tracking.start import require
 from tunesmith.tuning.lengths import length_problems
-from tunesmith.tuning.storage import base_problems, optimizer_problems
+from tunesmith.tuning.storage import base_problems, offload_problems, optimizer_problems
 from tunesmith.tuning.table import capability_problems
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ def require_suited_parts(recipe: Recipe) -> None:
     if isinstance(recipe.tuning, GaLore) and recipe.optim.optimizer != "adamw":
         what = "galore brings an AdamW of its own, whose moments are small already"
         problems.append(Problem("optim.optimizer", what, "leave it out, or use tuning: {method: full}"))
+    if recipe.compute.offload == "checkpoints" and recipe.compute.checkpointing == "off":
+        what = "the inputs of recomputed layers would be kept in the main memory, and no layer is recomputed"
+        problems.append(Problem("compute.offload", what, "set compute.checkpointing: auto or full"))
     if recipe.evaluation.early_stop and recipe.data.validation is None:
         what = "there is no validation set to stop by"
         problems.append(Problem("evaluation.early_stop", what, "set data.validation: 0.05"))
@@ -44,7 +47,8 @@ def require_suited_parts(recipe: Recipe) -> None:
 def require_suited_model(recipe: Recipe, facts: ModelFacts, device: Device) -> None:
     """What the method, its base and the optimiser can do on this model and device. Raises RecipeError."""
     problems = capability_problems(recipe.tuning, facts) + base_problems(recipe.tuning, facts)
-    if problems := problems + optimizer_problems(recipe.optim.optimizer, device.kind):
+    problems += optimizer_problems(recipe.optim.optimizer, device.kind)
+    if problems := problems + offload_problems(recipe.compute.offload, device.kind):
         raise RecipeError(problems)
 
 

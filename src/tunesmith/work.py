@@ -84,7 +84,7 @@ def tune(work: Work, lm: Any) -> tuple[TunedModel, Method]:
         f"{tuned.trainable_count} parameters train, {expected} were planned"
     )
     if work.plan.recomputed:
-        checkpoint_layers(lm, work.plan.recomputed)
+        checkpoint_layers(lm, work.plan.recomputed, recipe.compute.offload == "checkpoints")
     return tuned, method
 
 

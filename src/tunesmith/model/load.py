@@ -28,6 +28,7 @@ from tunesmith.kernels import attention
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
 from tunesmith.model.forward import decoder_layers
+from tunesmith.model.offload import offload_inputs
 from tunesmith.model.quantised import Held, adopt, finite, wide_names
 from tunesmith.model.stored import stored_kind
 from tunesmith.recipe import Model
@@ -218,10 +219,13 @@ def _without_reports() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def checkpoint_layers(lm: PreTrainedModel, chosen: Container[int] | None = None) -> None:
+def checkpoint_layers(
+    lm: PreTrainedModel, chosen: Container[int] | None = None, offload: bool = False
+) -> None:
     """Keep only a layer's input and recompute the rest in the backward pass, while the model trains.
 
     chosen: numbers of the decoder layers; None: all. A model whose layers cannot be told apart recomputes all.
+    offload: the inputs are kept on the host.
     """
     # non-reentrant: gradients reach adapters though no input of the first layer needs one
     if hasattr(lm, "activation_checkpointing_enable"):  # transformers >= 5.21
@@ -234,6 +238,8 @@ def checkpoint_layers(lm: PreTrainedModel, chosen: Container[int] | None = None)
     for index, layer in enumerate(decoder_layers(lm)[1]):
         if chosen is not None and hasattr(layer, "gradient_checkpointing"):
             setattr(layer, "gradient_checkpointing", index in chosen)  # noqa: B010
+    if offload:
+        offload_inputs(lm)
 
 
 @contextlib.contextmanager

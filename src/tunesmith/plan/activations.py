@@ -233,10 +233,11 @@ def saved_bytes(
     slack: float = 1.0,
     recomputed: int = 0,
     length: float = 0.0,
+    offload: bool = False,
 ) -> Saved:
     """Bytes kept for the backward pass of a micro-batch of documents of `length`, learnt tokens apart.
 
-    recomputed: so many layers, the first that gradients reach, keep only their input.
+    recomputed: so many layers, the first that gradients reach, keep only their input; offload: not even that.
     """
     costs = layer_costs(facts, trains, size, slack, None, length)
     again = recomputed_layers(costs, recomputed)
@@ -246,7 +247,7 @@ def saved_bytes(
         costs = layer_costs(facts, trains, size, slack, narrow, length)
     asking = [tokens] * last + [tokens if narrow is None else targets]
     whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
-    one = tokens * facts.hidden_size * size.residual
+    one = 0 if offload else tokens * facts.hidden_size * size.residual
     kept = tuple(one if index in again else bytes_here for index, bytes_here in enumerate(whole))
     if facts.own_forward is not None:
         ends = unknown_ends(facts, trains, size, tokens, targets, costs[-1].flows, length)

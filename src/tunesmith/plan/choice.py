@@ -96,6 +96,7 @@ class Setting:
             bf16=self.precision == "bf16",
             frozen_bytes=2 if stored == "bf16" else FP32,
             checkpointing=checkpointing,
+            offload=recipe.compute.offload == "checkpoints",
             tokens=batch.tokens,
             targets=max(1, batch.targets),
             room=tokens,

@@ -27,6 +27,7 @@ TRAFFIC_PER_SAVED_BYTE = 7.2  # writes and reads of a byte kept for the backward
 HEAD_TRAFFIC = 9 * FP32  # a logit: made, exponentiated, turned into its gradient
 UPDATE_TRAFFIC = 14 * FP32  # a trained weight: AdamW reads four numbers and writes three; clipping reads one
 ACCUMULATE_TRAFFIC = 3 * FP32
+BUS = 20e9  # bytes a second, pinned, each way: PCIe 4.0 x16
 PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
 SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
@@ -49,12 +50,15 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stretch of training asks for: arithmetic, traffic, operators started, attention scores."""
+    """What a stretch of training asks for: arithmetic, traffic, operators started, attention scores.
+
+    away: bytes that go over the bus to the host and come back, beside the computing."""
 
     flops: float = 0.0
     bytes: float = 0.0
     operators: float = 0.0
     scores: float = 0.0
+    away: float = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(
@@ -62,13 +66,16 @@ class Work:
             self.bytes + other.bytes,
             self.operators + other.operators,
             self.scores + other.scores,
+            self.away + other.away,
         )
 
     def seconds(self, speed: Speed) -> float:
         """Time on a machine."""
         moving = self.bytes / speed.bytes + self.scores * speed.score_seconds
         computing, starting = self.flops / speed.flops + moving, self.operators * speed.operator_seconds
-        return max(computing, starting) if speed.launches_ahead else computing + starting
+        whole = max(computing, starting) if speed.launches_ahead else computing + starting
+        # they go beside the forward pass, a quarter of a step that recomputes, and come back beside the rest
+        return whole + sum(max(0.0, self.away / BUS - share * whole) for share in (0.25, 0.75))
 
 
 def card_speed(name: str) -> Speed:
@@ -139,7 +146,8 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
     update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
     if load.optimizer.startswith("paged"):
         update += 2 * trainable * STATE_BYTES[load.optimizer] * PAGED_TRAFFIC
-    return total + Work(flops, stretch.targets * facts.vocab_size * HEAD_TRAFFIC + update)
+    away = load.away / load.computed * stretch.tokens * len(again)
+    return total + Work(flops, stretch.targets * facts.vocab_size * HEAD_TRAFFIC + update, away=away)
 
 
 def _layer_work(

@@ -1,7 +1,7 @@
 """Rungs down to less memory, dearest in quality and time last; the first that fits is the nearest recipe.
 
 as asked -> smaller micro-batches -> recomputing some layers -> bf16 moments -> 8-bit -> paged -> LoRA
--> QLoRA -> shorter samples
+-> QLoRA -> checkpoints in the main memory -> shorter samples
 Each rung says what it would need, whether it fits and how much slower a step becomes.
 """
 
@@ -128,6 +128,11 @@ def _steps(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
         )
     else:
         held = dict(AUTO)
+    if setting.device.kind == "cuda" and recipe.compute.offload == "none":
+        yield "offloaded checkpoints", {**AUTO, "compute.offload": "checkpoints"}
+        if recipe.tuning.base == "none":
+            yield "QLoRA, offloaded checkpoints", {**held, "compute.offload": "checkpoints"}
+        held["compute.offload"] = "checkpoints"
     length = setting.longest // 2
     while length >= SHORTEST:
         yield f"samples of at most {length} tokens", {**held, "data.max_length": length}

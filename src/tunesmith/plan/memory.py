@@ -9,6 +9,7 @@ Counted in bytes of tensors, plus what the libraries themselves hold. Arithmetic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,9 @@ from tunesmith.plan.activations import (
     INDEX,
     Saved,
     Trains,
+    layer_costs,
     numbers,
+    recomputed_layers,
     saved_bytes,
     uncertainty,
     what_trains,
@@ -76,6 +79,7 @@ class Load:
     length: float = 512.0
     optimizer: str = "adamw"
     room: int = 0  # tokens that a micro-batch may have at most; 0: as many as it has
+    offload: bool = False  # inputs of recomputed layers are kept on the host
     answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
 
     @property
@@ -95,6 +99,12 @@ class Load:
         return self.tokens * (1 + virtual_inputs(self.tuning) / self.length)
 
     @property
+    def away(self) -> float:
+        """Bytes of a layer's input that is kept on the host; 0 where inputs stay."""
+        wide = numbers(self.trains, self.bf16).residual
+        return self.computed * self.facts.hidden_size * wide if self.offload and self.recomputed else 0.0
+
+    @property
     def attended(self) -> float:
         """Slots attended a token computed: padding within a group, and learnt keys in front of each document."""
         return self.slack * (1 + virtual_keys(self.tuning) / self.length)
@@ -111,6 +121,7 @@ class Memory:
     context_bytes: int
     allocated_error_share: float | None = None
     held_against: int = 0  # measurements that the stated error comes from
+    host_bytes: int = 0  # pinned in the main memory beside a card
 
     @property
     def peak_bytes(self) -> int:
@@ -133,6 +144,7 @@ class Memory:
             "terms": [{"name": name, "bytes": count} for name, count in self.terms.items()],
             "peak_bytes": self.peak_bytes,
             "allocated_bytes": self.allocated_bytes,
+            "host_bytes": self.host_bytes,
             "phase": self.phase,
             "phases": [
                 {"name": phase, "terms": [{"name": name, "bytes": count} for name, count in terms.items()]}
@@ -157,7 +169,19 @@ def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
     terms["allocator"] = round(_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)
-    return Memory(terms, phases, phase, error_share, CONTEXT_BYTES[load.device])
+    return Memory(
+        terms, phases, phase, error_share, CONTEXT_BYTES[load.device], host_bytes=round(_host_bytes(load))
+    )
+
+
+def _host_bytes(load: Load) -> float:
+    """What stands in the main memory: inputs of recomputed layers, in pinned blocks of 2^n; a paged optimiser."""
+    one, paged = load.away, load.device == "cuda" and load.optimizer.startswith("paged")
+    states = trainable_parameters(load.tuning, load.facts) * STATE_BYTES[load.optimizer] if paged else 0.0
+    if not one:
+        return states
+    costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+    return float(len(recomputed_layers(costs, load.recomputed)) * 2.0 ** math.ceil(math.log2(one)) + states)
 
 
 def _slack(load: Load, terms: Mapping[str, int]) -> float:
@@ -239,15 +263,10 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     size = numbers(trains, load.bf16)
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
-        facts,
-        trains,
-        size,
-        load.computed,
-        load.targets,
-        load.attended,
-        load.recomputed,
-        load.length,
-    )
+        facts, trains, size, load.computed, load.targets, load.attended, load.recomputed, load.length, load.offload
+    )  # fmt: skip
+    count, at_once = len(found.recomputed), 2  # inputs on their way, out or back (model/offload.py)
+    away, beside_one = load.away * min(at_once, count), load.away * (min(at_once, count) - 1)
     table = facts.embedding_parameters * FP32
     head_trains, embedding = trains.head(facts), table if trains.embedding else 0
     earlier = all_gradients if load.accumulates else 0
@@ -255,14 +274,14 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     saved = found.total - (table if head_trains and facts.own_forward is None else 0)
     live = _live(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
-    kept = {"gradients": earlier, "saved activations": saved}
+    kept = {"gradients": earlier, "saved activations": saved + away}
     loss, backward = _head(load, size.compute, table if head_trains else 0)
     phases: dict[str, dict[str, float]] = {
         "loss": {**kept, "head": loss},
         "backward of the head": {**kept, "head": backward},
         "backward of a layer": {
             "gradients": begun,
-            "saved activations": saved + (top if facts.layers - 1 in found.recomputed else 0),
+            "saved activations": saved + (top + beside_one if facts.layers - 1 in found.recomputed else away),
             "live layer": live,
         },
         "end of the backward": {
@@ -278,7 +297,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     if found.recomputed and facts.layers - 1 not in found.recomputed:
         phases["backward of a recomputed layer"] = {
             "gradients": earlier or begun + _share_above(found, facts) * (all_gradients - begun),
-            "saved activations": sum(found.kept[: found.recomputed.stop]) + found.shared + top,
+            "saved activations": sum(found.kept[: found.recomputed.stop]) + found.shared + top + beside_one,
             "live layer": live,
         }
     return phases

@@ -258,6 +258,8 @@ class Compute(Section):
     ] = "auto"
     """Recompute activations in the backward pass: off, full, or so many layers (a number or a share), the first that
     gradients reach; auto as few as memory asks for."""
+    offload: Literal["none", "checkpoints"] = "none"
+    """checkpoints: keep the inputs of recomputed layers in the main memory, copied beside the computing (CUDA only)."""
     micro_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; changes memory and speed, never the result."""
     deterministic: bool = True

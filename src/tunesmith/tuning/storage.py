@@ -27,3 +27,11 @@ def optimizer_problems(optimizer: OptimizerKind, device: str) -> list[Problem]:
         f"{optimizer} pages its moments out through CUDA's unified memory, and there is no CUDA device here"
     )
     return [Problem("optim.optimizer", what, "set optim.optimizer: adamw_8bit, which runs everywhere")]
+
+
+def offload_problems(offload: str, device: str) -> list[Problem]:
+    """Whether there is another memory to move activations to."""
+    if offload == "none" or device == "cuda":
+        return []
+    what = "on a processor activations are in the main memory already: a copy would only cost time"
+    return [Problem("compute.offload", what, "set compute.offload: none")]

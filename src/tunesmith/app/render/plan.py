@@ -55,8 +55,16 @@ def overview(plan: dict[str, Any]) -> RenderableType:
             ("run", length),
             ("time", f"about {base.duration(run['seconds'])}"),
             ("disk", base.size(run["disk_bytes"])),
+            *_beside_the_card(plan["memory"].get("host_bytes", 0)),
             *([("settings", settings(plan))] if "lr" in plan else []),
         ]
+    )
+
+
+def _beside_the_card(host_bytes: int) -> list[tuple[str, str]]:
+    """What is moved to the main memory, if anything is."""
+    return (
+        [("main memory", f"{base.size(host_bytes)} pinned, moved there from the card")] if host_bytes else []
     )
 
 
