@@ -17,7 +17,7 @@ from tunesmith.data.loader import collate
 from tunesmith.errors import ModelError
 from tunesmith.model.facts import facts_from_config, read_facts
 from tunesmith.model.forward import decoder_layers, learnt, own_forward
-from tunesmith.model.load import load_model
+from tunesmith.model.load import load_model, without_dropout
 from tunesmith.recipe import Freeze, Lora, Model
 from tunesmith.tuning.build import build
 from tunesmith.tuning.footprint import trainable_parameters
@@ -250,11 +250,26 @@ def test_a_model_that_sees_whose_text_part_cannot_be_had_alone_is_refused(tmp_pa
 # ---- noise of the base's pre-training ----
 
 
-@pytest.mark.parametrize("family", ["gpt2", "phi", "starcoder2", "seed_oss"])
-def test_a_base_that_was_trained_with_dropout_is_tuned_without(family: str, tmp_path: Path) -> None:
-    # mutation tried: without_dropout returning lm at once
-    rates = {"attn_pdrop": 0.3, "resid_pdrop": 0.3, "attention_dropout": 0.3, "residual_dropout": 0.3}
-    base = make_model(tmp_path, family, **rates)
-    lm = load_model(Model(path=str(base)), "cpu", torch.float32).train()
-    batch = collate(list(random_samples(3)), packing=True)
-    assert torch.equal(learnt(lm, batch).token_losses(), learnt(lm, batch).token_losses())
+RATES = (
+    "attention_dropout", "residual_dropout", "hidden_dropout", "dropout", "activation_dropout", "attn_pdrop",
+    "resid_pdrop", "embd_pdrop", "embed_dropout", "resid_dropout", "attn_dropout", "dropout_rate", "layerdrop",
+    "attention_probs_dropout_prob", "hidden_dropout_prob",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", [*DENSE, "opt", "bloom", "persimmon"])
+def test_a_base_that_was_trained_with_dropout_is_tuned_without(family: str) -> None:
+    # mutation tried: without_dropout returning lm at once; the config left as it was
+    config = tiny_config(family)
+    rates = [name for name in RATES if isinstance(getattr(config, name, None), float | int)]
+    noisy = tiny_config(family, **dict.fromkeys(rates, 0.4))
+    lm = AutoModelForCausalLM.from_config(noisy, attn_implementation="eager").train()
+    ids = torch.arange(3, 60).view(1, -1)
+
+    def twice_the_same() -> bool:
+        return torch.equal(lm(ids, use_cache=False).logits, lm(ids, use_cache=False).logits)
+
+    assert not rates or not twice_the_same()
+    assert without_dropout(lm) is lm
+    assert twice_the_same()
+    assert all(getattr(lm.config, name) == 0.4 for name in rates)  # what is saved is the base's

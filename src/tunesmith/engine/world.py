@@ -51,15 +51,12 @@ def set_random_state(state: dict[str, torch.Tensor]) -> None:
 
 def environment() -> dict[str, Any]:
     """What bit-exact resume depends on beside recipe and data."""
-    import peft
-    import transformers
-
     return {
         "tunesmith": metadata.version("tunesmith"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
+        "transformers": metadata.version("transformers"),
+        "peft": metadata.version("peft"),
         "threads": torch.get_num_threads(),
         "processor": platform.processor() or platform.machine(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

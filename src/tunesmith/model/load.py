@@ -8,11 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Container, Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.utils import enable_progress_bars
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -143,7 +145,10 @@ def _storage(
 
     Never from numbers rounded to `dtype` first: the same base must come out in training and, in fp32, at export.
     """
-    if stored_kind(text.to_dict(), str(model.path)):
+    kind = stored_kind(text.to_dict(), str(model.path))
+    if kind or held is not None:
+        import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
+    if kind:
         return {"dtype": "auto", "device_map": {"": device}}
     if held is None:
         return {"dtype": dtype}
@@ -170,14 +175,27 @@ def _attention(config: PretrainedConfig, remote_code: bool = False) -> dict[str,
 
 
 def without_dropout(lm: PreTrainedModel) -> PreTrainedModel:
-    """Fine-tuning adds no noise of the base's pre-training (GPT-2, Phi); the config that is saved keeps it."""
-    for module in lm.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        for name in ("attention_dropout", "residual_dropout"):  # rates that layers read at each call
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
+    """Fine-tuning adds no noise of the base's pre-training (GPT-2, OPT, Phi); the config that is saved keeps it.
+
+    Whether a rate stands in a layer for dropout, in an attribute that is read at each call, or in the config.
+    """
+    still = deepcopy(lm.config)
+    for name in _rates(still):
+        setattr(still, name, 0.0)
+    each: Any
+    for each in lm.modules():
+        if isinstance(each, _DropoutNd):
+            each.p = 0.0
+        for name in _rates(each):
+            setattr(each, name, 0.0)
+        if each is not lm and getattr(each, "config", None) is lm.config:
+            each.config = still
     return lm
+
+
+def _rates(holder: object) -> list[str]:
+    """Names of its rates of dropout: attention_dropout, dropout, layerdrop, attn_pdrop, ..."""
+    return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float)]
 
 
 def _new_config(values: dict[str, Any]) -> PretrainedConfig:

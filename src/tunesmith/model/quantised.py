@@ -40,6 +40,7 @@ class Held:
 def hold(lm: nn.Module, held: Held | None) -> nn.Module:
     """Quantise the decoder's linear layers where they stand, one after the other; returns `lm`."""
     if held is not None:
+        import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
         from tunesmith.model.four_bit import from_dense
 
         for name, layer in list(_held_layers(lm, held.wide)):

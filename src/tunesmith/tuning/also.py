@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -141,6 +140,8 @@ class AlsoTuning:
 
 def unwrap(model: Any) -> None:
     """Take off PEFT's wrappers of whole modules and of rows: their weights go into the model's own modules."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
     for name, module in list(model.named_modules()):
         if isinstance(module, AuxiliaryTrainingWrapper):
             model.set_submodule(name, module.original_module)
