@@ -61,11 +61,15 @@ def same_start(named: Any) -> None:
 # ---- ours ----
 
 
-def tunesmith(job: dict[str, Any], check: bool, options: tuple[str, ...] = ()) -> Clock:
+def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True) -> Clock:
     """`tunesmith train` itself, listened to through its events."""
     import shutil
 
     from tunesmith import load_recipe, run
+    from tunesmith.engine import step
+
+    if not sharing:
+        step.may_share = lambda model: False
 
     clock = Clock()
 
@@ -85,13 +89,12 @@ def tunesmith(job: dict[str, Any], check: bool, options: tuple[str, ...] = ()) -
     folder = Path(job["folder"])
     shutil.rmtree(folder / "run", ignore_errors=True)
     step_tokens = job["tokens"] * ROWS_A_STEP // job["count"]
-    overrides = [f"optim.batch_tokens={step_tokens}", *options]
+    overrides = [f"optim.batch_tokens={step_tokens}"]
     if check:
         overrides = [
             f"data.limit={CHECK_ROWS}",
             f"optim.batch_tokens={job['check_tokens']}",
             "budget.epochs=2",
-            *options,
         ]
         tuning = run.tune
 
@@ -260,7 +263,7 @@ def timed(trainer: Any, clock: Clock, job: dict[str, Any], check: bool) -> Clock
 
 CONTESTANTS = {
     "tunesmith": tunesmith,
-    "tunesmith_plain": lambda job, check: tunesmith(job, check, PLAIN),
+    "tunesmith_unshared": lambda job, check: tunesmith(job, check, sharing=False),
     "hf_default": lambda job, check: hf(job, check, "random"),
     "hf_grouped": lambda job, check: hf(job, check, "group_by_length"),
     "trl_default": trl,
@@ -268,7 +271,6 @@ CONTESTANTS = {
     "llama_factory": llama_factory,
     "trl_packing": lambda job, check: trl(job, check, packing=True),
 }
-PLAIN: tuple[str, ...] = ()
 PACKAGES = {"tunesmith": "tunesmith", "hf": "transformers", "trl": "trl", "llama": "llamafactory"}
 
 

@@ -68,7 +68,9 @@ def main() -> None:
     )
     asked = parser.parse_args()
     names = ["tunesmith", *(name for name in asked.contestant or CONTESTANTS if name != "tunesmith")]
-    pythons = {name: sys.executable if name.startswith("tunesmith") else asked.peers for name in names}
+    pythons = dict.fromkeys(names, asked.peers) | dict.fromkeys(
+        ("tunesmith", "tunesmith_unshared"), sys.executable
+    )
     if asked.llama_factory:
         names.append("llama_factory")
         pythons["llama_factory"] = asked.llama_factory
@@ -77,9 +79,10 @@ def main() -> None:
     for cell in asked.cell or CELLS:
         job = make_job(cell, asked.rows, asked.threads, (asked.work / cell).resolve())
         results = [result for result in results if result["cell"] != cell]
-        found = check(job, names, pythons)
+        racing = [*names, "tunesmith_unshared"] if CELLS[cell].rows == "expanded" else names
+        found = check(job, racing, pythons)
         for number in range(asked.rounds):
-            found += [{"round": number, **run(pythons[name], name, job)} for name in names]
+            found += [{"round": number, **run(pythons[name], name, job)} for name in racing]
         results += [
             {"cell": cell, "rows": asked.rows, "threads": asked.threads, **result} for result in found
         ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.order import Order
+from tunesmith.data.order import Order, shuffled
 
 SIZES = st.lists(st.integers(1, 12), min_size=1, max_size=15)
 
@@ -36,3 +38,21 @@ def test_passes_differ() -> None:
     first, second = order.stretch(0, 50).tolist(), order.stretch(50, 100).tolist()
     assert first != second
     assert Order(np.array([20, 30]), (1, 0)).stretch(0, 50).tolist() != first
+
+
+# mutation tried: the rows of a window shuffled one by one
+@given(
+    st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=6), min_size=1, max_size=6), st.integers(0, 3)
+)
+def test_samples_of_a_dialogue_stay_together(dialogues: list[list[int]], seed: int) -> None:
+    sizes = np.array([sum(block) for block in dialogues])
+    of = np.concatenate(
+        [np.repeat(np.arange(len(block)), block) + 100 * n for n, block in enumerate(dialogues)]
+    )
+    order = Order(sizes, (seed, 0), np.diff(of, prepend=-1) == 0)
+    found = order.stretch(0, int(sizes.sum()))
+    again = shuffled(found, order.follows(found), np.random.default_rng(seed))
+    for rows in (found, again):
+        assert sorted(rows.tolist()) == list(range(len(of)))
+        assert int((np.diff(of[rows]) != 0).sum()) == len(set(of.tolist())) - 1
+        assert all(b == a + 1 for a, b in itertools.pairwise(rows.tolist()) if of[a] == of[b])

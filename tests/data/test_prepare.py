@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.byte_tokenizer import byte_template, byte_tokenizer
+from tests.data.families import tokenizer_of
 from tunesmith.data import prepare as module
 from tunesmith.data import work
 from tunesmith.data.gather import objective_of
@@ -22,8 +23,10 @@ from tunesmith.data.prepare import Prepared, prepare
 from tunesmith.data.records import Chat, Message
 from tunesmith.data.render import Rendered, render
 from tunesmith.data.samples import IGNORED, collect, to_sample
+from tunesmith.data.steps import plan_steps
+from tunesmith.data.template import ChatTemplate
 from tunesmith.errors import DataError
-from tunesmith.recipe import Data
+from tunesmith.recipe import Data, Epochs
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +244,32 @@ def test_the_same_seed_gives_the_same_and_another_gives_other_rows(tmp_path: Pat
     addresses = [part.addresses if part else () for part in held]
     assert addresses[0] == addresses[1] != addresses[2]
     assert len(addresses[0]) == 12
+
+
+# mutation tried: Block.continues all False; the fate left out of _joined; shuffled() that goes row by row
+@pytest.mark.parametrize("whole", [True, False], ids=["by the template", "by the file"])
+def test_answers_of_a_dialogue_stay_in_one_step(tmp_path: Path, whole: bool) -> None:
+    """Expanded by a template that writes the last answer otherwise, or a row of the file for each answer."""
+
+    def dialogue(number: int) -> list[str]:
+        turns = [
+            {"role": r, "content": f"{r[0]}{number} {k}"} for k in range(3) for r in ("user", "assistant")
+        ]
+        ends = [6] if whole else [2, 4, 6]
+        given = [[{**t, "weight": int(k == end - 1)} for k, t in enumerate(turns[:end])] for end in ends]
+        return [json.dumps({"messages": turns if whole else rows}) for rows in given]
+
+    tokenizer = tokenizer_of("qwen3") if whole else byte_tokenizer()
+    path = write(tmp_path / "d.jsonl", [row for number in range(40) for row in dialogue(number)])
+    (rows,) = prepare(
+        Data(train=path, validation=None), "sft", tokenizer, ChatTemplate.of(tokenizer, "auto"), 0
+    ).train
+    assert len(rows) == 120
+    plan = plan_steps([rows], [None], Epochs(epochs=1), rows.token_count, seed=1)
+    assert sorted(plan.rows.tolist()) == list(range(120))
+    dialogues = plan.rows // 3
+    assert dialogues.tolist() != sorted(dialogues.tolist())
+    assert int((np.diff(dialogues) != 0).sum()) == 39
 
 
 def test_text_keeps_its_last_documents_for_validation(tmp_path: Path) -> None:

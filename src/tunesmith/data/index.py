@@ -40,7 +40,10 @@ for _side in (1, 2):
     _LEFT_OUT[_GIVEN_AWAY + _side] = f"also_in_{SIDES[_side]}", _detail
     _detail = f"the row it was made of is in {SIDES[_side]}"
     _LEFT_OUT[_OF_HELD + _side] = f"augmented_of_{SIDES[_side]}", _detail
-_COLUMNS = {"places": np.uint32, "lengths": np.uint32, "targets": np.uint32, "weight_sums": np.float64}
+_COLUMNS = {
+    "places": np.uint32, "lengths": np.uint32, "targets": np.uint32, "weight_sums": np.float64, "joined": np.bool_
+}  # fmt: skip
+_EXPANDED = FATES.index("expanded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +224,9 @@ def _lay(
         at += shard.rows
     sizes = [int(shard.column("sample_counts")[mask].sum()) for shard, mask in zip(source.shards, chosen)]
     weighted = any(shard.books.weighted for shard in source.shards)
-    names = [name for name in _COLUMNS if weighted or name != "weight_sums"]
+    joined = any(_joined(shard).any() for shard in source.shards)
+    wanted = {"weight_sums": weighted, "joined": joined}
+    names = [name for name in _COLUMNS if wanted.get(name, True)]
     laid = {name: place.new(f"{name}{number}_{side}", _COLUMNS[name], sum(sizes)) for name in names}
     at = 0
     for shard, mask, size in zip(source.shards, chosen, sizes):
@@ -232,11 +237,24 @@ def _lay(
         laid["targets"][here] = shard.sums(weigh=False)[of_samples]
         if weighted:
             laid["weight_sums"][here] = shard.sums(weigh=True)[of_samples]
+        if joined:
+            laid["joined"][here] = _joined(shard)[of_samples]
         at += size
     books.count(side, sum(int(mask.sum()) for mask in chosen), laid["lengths"], laid["targets"])
     return {f"{name}{number}_{side}": column for name, column in laid.items()} | {
         f"sizes{number}_{side}": _small(place, f"sizes{number}_{side}", sizes)
     }
+
+
+def _joined(shard: Shard) -> ndarray:
+    """Bool[ndarray, "samples"], which goes on with the dialogue of the one before: they begin alike.
+
+    A row that its template expands turn by turn, or rows of the file that are so already.
+    """
+    row = shard.row_of
+    is_first = np.diff(row, prepend=-1) > 0
+    expanded = shard.column("fates")[row] == _EXPANDED
+    return np.where(is_first, _block(shard).continues[row], expanded)
 
 
 def _small(place: _Memory | _Files, name: str, values: Sequence[int]) -> ndarray:
@@ -311,8 +329,8 @@ def _read(sources: Sequence[Tokenised], columns: Mapping[str, ndarray], books: M
                 columns[f"{name}{number}_{side}"] for name in ("places", "lengths", "targets")
             )
             stores = [source.shards[i] for i in filled.tolist()]
-            weights = columns.get(f"weight_sums{number}_{side}")
-            found = SampleSet(stores, sizes[filled], places, lengths, targets, weights)
+            weights, joined = (columns.get(f"{name}{number}_{side}") for name in ("weight_sums", "joined"))
+            found = SampleSet(stores, sizes[filled], places, lengths, targets, weights, joined)
             if len(found) or (side == "train" and source.use == "train"):
                 sets[side].append(found)
     ledgers = tuple(SourceLedger(**each) for each in books["sources"])

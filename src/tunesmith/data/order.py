@@ -3,7 +3,8 @@
 blocks  A[0 1 2] B[3 4] C[5 6 7 8]     pass 0: C A B -> 7 5 8 6 | 1 0 2 | 4 3     pass 1: B C A -> 3 4 | ..
 
 A pure function of seed and block sizes. Any stretch of it costs the blocks it touches, so that resuming is a
-look-up and memory is that of a few blocks, however many there are.
+look-up and memory is that of a few blocks, however many there are. Samples of one dialogue, expanded turn by turn,
+stay together: what they begin with alike is then computed once (data/sharing.py).
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from numpy import ndarray
 class Order:
     """Sample numbers of a source by their place in its endless stream."""
 
-    def __init__(self, block_sizes: ndarray, seed: tuple[int, ...]) -> None:
+    def __init__(
+        self, block_sizes: ndarray, seed: tuple[int, ...], joined: ndarray | None = None
+    ) -> None:  # joined: Bool[ndarray, "N"], whether a sample goes on from the one before it
         self._sizes = np.asarray(block_sizes, np.int64)
         self._starts = np.cumsum(self._sizes) - self._sizes
-        self._seed = seed
+        self._seed, self._joined = seed, joined
         self._known: tuple[tuple[int, int], ndarray] | None = None
 
     def __len__(self) -> int:
@@ -37,6 +40,13 @@ class Order:
             found += self._within(turn, at, end)
             start += end - at
         return np.concatenate(found)
+
+    def follows(self, samples: ndarray) -> ndarray:
+        """Bool[ndarray, "n"], which of these stand right behind the sample that they go on from."""
+        found = np.zeros(len(samples), bool)
+        if self._joined is not None:
+            found[1:] = (samples[1:] == samples[:-1] + 1) & (self._joined[samples[1:]] > 0)
+        return found
 
     def _within(self, turn: int, start: int, stop: int) -> list[ndarray]:
         """A stretch of one pass, block by block."""
@@ -55,6 +65,19 @@ class Order:
     def _block(self, turn: int, block: int) -> ndarray:
         """The samples of a block in the order of this pass; the last one asked for is remembered."""
         if self._known is None or self._known[0] != (turn, block):
-            drawn = np.random.default_rng((*self._seed, turn, block, 1)).permutation(int(self._sizes[block]))
-            self._known = (turn, block), drawn + self._starts[block]
+            samples = self._starts[block] + np.arange(self._sizes[block])
+            draw = np.random.default_rng((*self._seed, turn, block, 1))
+            self._known = (turn, block), shuffled(samples, self.follows(samples), draw)
         return self._known[1]
+
+
+def shuffled(rows: ndarray, follows: ndarray, draw: np.random.Generator) -> ndarray:
+    """The rows in random order; those that follow the row before them stay behind it."""
+    if not follows.any():
+        return draw.permutation(rows)
+    firsts = np.flatnonzero(~follows)
+    order = draw.permutation(len(firsts))
+    counts = np.diff(firsts, append=len(rows))[order]
+    before = np.cumsum(counts) - counts
+    found: ndarray = rows[np.repeat(firsts[order] - before, counts) + np.arange(len(rows))]
+    return found

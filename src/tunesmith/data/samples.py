@@ -119,11 +119,14 @@ class SampleSet(Sequence[Sample]):
         lengths: ndarray,  # UInt[ndarray, "N"]
         targets: ndarray,  # UInt[ndarray, "N"]
         weight_sums: ndarray | None = None,  # Float64[ndarray, "N"]; None: each target weighs 1
+        joined: ndarray
+        | None = None,  # Bool[ndarray, "N"], of one dialogue with the sample before; None: none is
     ) -> None:
         self.stores = tuple(stores)
         self.block_sizes = np.asarray(sizes, np.int64)
         self._ends = np.cumsum(self.block_sizes)
         self._places, self._lengths, self._targets, self._weight_sums = places, lengths, targets, weight_sums
+        self.joined = joined
         assert len(self.stores) == len(self.block_sizes)
         assert len(places) == len(lengths) == len(targets) == int(self.block_sizes.sum())
 

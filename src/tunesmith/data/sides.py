@@ -47,6 +47,15 @@ class Block:
         found: ndarray = np.cumsum(self.counts, dtype=np.int64) - self.counts
         return found
 
+    @property
+    def continues(self) -> ndarray:
+        """Bool[ndarray, "R"], which rows go on with the dialogue that is the row before."""
+        before = np.repeat(np.append(self.last[:1], self.last[:-1]), self.counts)
+        begins_with = self.keys == before
+        begins_with[self.ends] = False  # an equal row goes on with nothing
+        found: ndarray = np.logical_or.reduceat(begins_with, self.firsts)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from tunesmith.data.mix import Mixed, mixed, within_repeats
-from tunesmith.data.order import Order
+from tunesmith.data.order import Order, shuffled
 from tunesmith.data.samples import Sample, SampleSet
 from tunesmith.recipe import BatchGrowth, Budget, Epochs, Mix, Steps, Tokens
 
@@ -126,18 +126,19 @@ class _Reading:
 
     @classmethod
     def of(cls, sources: Sequence[SampleSet], mix: Mixed, sizes: tuple[int, ...], seed: int) -> _Reading:
-        orders = tuple(Order(source.block_sizes, (seed, number)) for number, source in enumerate(sources))
+        orders = tuple(Order(s.block_sizes, (seed, number), s.joined) for number, s in enumerate(sources))
         bases = np.cumsum([0, *(len(source) for source in sources)])
         return cls(tuple(sources), orders, bases, sizes, mix, seed)
 
     def rows(self, window: _Window) -> ndarray:
         """The rows of a window, shuffled."""
-        parts = [
-            order.stretch(start, stop) + base
-            for order, start, stop, base in zip(self.orders, window.starts, window.stops, self.bases)
-        ]
-        shuffle = np.random.default_rng((self.seed, 7, window.number))
-        return shuffle.permutation(np.concatenate(parts))
+        parts, follows = [], []
+        for order, start, stop, base in zip(self.orders, window.starts, window.stops, self.bases):
+            found = order.stretch(start, stop)
+            parts.append(found + base)
+            follows.append(order.follows(found))
+        draw = np.random.default_rng((self.seed, 7, window.number))
+        return shuffled(np.concatenate(parts), np.concatenate(follows), draw)
 
     def windows(self, shares: Sequence[float]) -> Iterator[_Window]:
         """Windows without end, or until every source was read as often as it may be."""
