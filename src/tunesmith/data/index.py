@@ -254,7 +254,8 @@ def _joined(shard: Shard) -> ndarray:
     row = shard.row_of
     is_first = np.diff(row, prepend=-1) > 0
     expanded = shard.column("fates")[row] == _EXPANDED
-    return np.where(is_first, _block(shard).continues[row], expanded)
+    joined: ndarray = np.where(is_first, _block(shard).continues[row], expanded)
+    return joined
 
 
 def _small(place: _Memory | _Files, name: str, values: Sequence[int]) -> ndarray:
