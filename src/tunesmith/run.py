@@ -184,7 +184,11 @@ def plan(recipe: Recipe, reporter: Reporter | None = None, memory: str | None = 
     from tunesmith.plan.cards import device_with
     from tunesmith.plan.device import find_device
 
-    device = device_with(memory, find_device()) if memory else None
+    return plan_on(recipe, reporter, device_with(memory, find_device()) if memory else None)
+
+
+def plan_on(recipe: Recipe, reporter: Reporter | None = None, device: Device | None = None) -> dict[str, Any]:
+    """The same on a device."""
     if recipe.stages:
         return plan_as_json(plan_stages(recipe, prepare, reporter or Silent(), device))
     work = prepare(recipe, reporter, device)

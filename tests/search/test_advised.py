@@ -49,9 +49,9 @@ BAD = {
 def test_the_result_hears_no_advice_with_a_change(name: str, text: Callable[..., str]) -> None:
     found = take_advice(text(*BAD[name]), "r")
     assert found.changes
-    assert [advice.rule for advice in found.plan.advice if advice.change] == []
-    again = run.prepare(parse(yaml.safe_load(found.text))).plan
-    assert again.advice == found.plan.advice
+    assert [advice["rule"] for advice in found.plan["advice"] if advice["change"]] == []
+    again = run.plan_on(parse(yaml.safe_load(found.text)))
+    assert again["advice"] == found.plan["advice"]
     assert found.comments_kept
     assert "# mine" in found.text
     assert "# the rows" in found.text

@@ -13,6 +13,9 @@ from tunesmith.app.progress import reporting
 from tunesmith.app.staging import laid_out
 from tunesmith.app.verbs import Json, Overrides, RecipeFile
 
+StageFile = Annotated[
+    str, Parameter(name="RECIPE", help="Recipe file (YAML); RECIPE#NAME: one of its stages.")
+]
 Picture = Annotated[str | None, Parameter(name="--png", help="Draw it into this file.")]
 
 
@@ -47,7 +50,7 @@ def init(
     with reporting() as reporter, laid_out(file, general):
         found = begin(model, data, goal, device, str(general), reporter)
         file.write_text(found.text, encoding="utf-8")
-    document = to_json(found, out=output, plan=found.plan.to_json())
+    document = to_json(found, out=output, plan=found.plan)
     return Answer(document, pages.begun, json)
 
 
@@ -113,12 +116,12 @@ def write_advised(recipe: str, overrides: Sequence[str], out: str, memory: str |
     with reporting() as reporter:
         found = take_advice(text, recipe, own, reporter, device)
     write_atomically(Path(out), found.text)
-    document = found.plan.to_json() | {"applied": {"out": out, **found.to_json()}}
+    document = found.plan | {"applied": {"out": out, **found.to_json()}}
     return Answer(document, lambda it: pages.applied(it, recipe), json)
 
 
 def lr_find(
-    recipe: RecipeFile,
+    recipe: StageFile,
     /,
     *overrides: Overrides,
     steps: Annotated[int, Parameter(name="--steps", help="Steps of the test, one rate each.")] = 60,
@@ -136,21 +139,25 @@ def lr_find(
     A short run whose rate rises at every step, until the loss does. Nothing is kept of it: no run folder, no weight.
     """
     from tunesmith.app.render import picture, rates
-    from tunesmith.recipe import load
+    from tunesmith.search.chosen import choose_recipe
     from tunesmith.search.rates import find_rate
 
     if png is not None:
         picture.require_png(Path(png))
-    chosen = load(recipe, overrides)
+    chosen = choose_recipe(recipe, "lr-find")
     with reporting() as reporter:
-        found = find_rate(chosen, steps=steps, low=low, high=high, reporter=reporter)
+        found = find_rate(chosen.read(overrides), steps=steps, low=low, high=high, reporter=reporter)
     if png is not None:
         rates.save(found, Path(png), recipe)
-    return Answer(found | {"png": png}, lambda document: rates.page(document, recipe), json)
+    return Answer(
+        found | {"starts": chosen.note, "key": f"{chosen.prefix}optim.lr", "png": png},
+        lambda document: rates.page(document, recipe),
+        json,
+    )
 
 
 def sweep(
-    recipe: RecipeFile,
+    recipe: StageFile,
     /,
     *axes: Annotated[
         str, Parameter(name="KEY=A,B,C", help="Keys and the values to try; key=LOW..HIGH with --random.")

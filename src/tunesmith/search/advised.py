@@ -16,11 +16,9 @@ from tunesmith.recipe import Recipe, load
 from tunesmith.recipe.edit import with_changes
 from tunesmith.recipe.plain_yaml import parse_yaml
 from tunesmith.search.grid import spell
-from tunesmith.search.single import require_single
 
 if TYPE_CHECKING:
     from tunesmith.plan.device import Device
-    from tunesmith.plan.forecast import Plan
 
 ROUNDS = 10
 TITLE = "# Changed by `tunesmith plan --apply`, and why:"
@@ -40,11 +38,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Advised:
-    """The recipe's text with the advice taken, and its plan. `changes` in the order in which they were made."""
+    """The recipe's text with the advice taken, and its plan's document. `changes` in the order they were made in."""
 
     text: str
     recipe: Recipe
-    plan: Plan
+    plan: dict[str, Any]
     changes: tuple[Change, ...]
     comments_kept: bool
 
@@ -68,11 +66,10 @@ def take_advice(
     from tunesmith import run
 
     edited = with_changes(text, dict(own or {}), where)
-    require_single(edited.recipe, "plan --apply")
     changes: list[Change] = []
     kept = edited.comments_kept
     for _ in range(ROUNDS):
-        plan = run.prepare(edited.recipe, reporter, device).plan
+        plan = run.plan_on(edited.recipe, reporter, device)
         new = _next(plan, edited.recipe, changes)
         if not new:
             break
@@ -82,21 +79,25 @@ def take_advice(
     return Advised(_told(edited.text, changes, title), edited.recipe, plan, tuple(changes), kept)
 
 
-def _next(plan: Plan, recipe: Recipe, done: list[Change]) -> list[Change]:
+def _next(plan: dict[str, Any], recipe: Recipe, done: list[Change]) -> list[Change]:
     """Changes of the advice, one a key. A value that was there before is not gone back to: two rules disagree."""
     values = recipe.model_dump(mode="json")
     before = [(change.key, value) for change in done for value in (change.old, change.value)]
     found: dict[str, Change] = {}
-    for advice in plan.advice:
-        for key, value in advice.change.items():
+    for advice in plan["advice"]:
+        for key, value in advice["change"].items():
             if key not in found and (key, value) not in before:
                 old = _value_at(values, key)
-                found[key] = Change(key, old, value, advice.rule, advice.reason, advice.source)
+                found[key] = Change(key, old, value, advice["rule"], advice["reason"], advice["source"])
     return list(found.values())
 
 
 def _value_at(values: Any, key: str) -> Any:
-    for name in key.split("."):
+    parents = key.split(".")
+    if parents[0] == "stages":
+        stage: dict[str, Any] = next((each for each in values["stages"] if each["name"] == parents[1]), {})
+        values, parents = stage.get("recipe"), parents[2:]
+    for name in parents:
         values = values.get(name) if isinstance(values, dict) else None
     return values
 

@@ -277,12 +277,12 @@ def _name(data: Sequence[str]) -> str:
 
 def _with_left(found: Advised) -> str:
     """The text with what only the user can do about it."""
-    left = [advice for advice in found.plan.advice if not advice.change]
+    left = [advice for advice in found.plan["advice"] if not advice["change"]]
     if not left:
         return found.text
     lines = [
         "# What is left to you:",
-        *(f"#   {advice.rule}: {advice.reason} ({advice.source})" for advice in left),
+        *(f"#   {advice['rule']}: {advice['reason']} ({advice['source']})" for advice in left),
     ]
     return "\n".join([*lines, "", found.text])
 

@@ -23,7 +23,6 @@ import numpy as np
 from tunesmith.errors import RecipeError
 from tunesmith.events import Event, Reporter, Silent, Stepped
 from tunesmith.recipe import Evaluation, Optim, Recipe, Steps
-from tunesmith.search.single import require_single
 
 if TYPE_CHECKING:
     from tunesmith.tuning.method import TunedModel
@@ -120,7 +119,6 @@ def find_rate(
     from tunesmith.work import base_of, fit_to_data, tune
 
     reporter = reporter or Silent()
-    require_single(recipe, "lr-find")
     usual = default_lr(recipe)
     low, high = low or usual * FROM, high or usual * TO
     _require(steps, low, high)

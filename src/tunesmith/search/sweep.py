@@ -17,10 +17,10 @@ from typing import Any
 from tunesmith.errors import FolderError, Interrupted, Problem, RecipeError, UserError
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, read_json, write_atomically, write_json
-from tunesmith.recipe import Recipe, Tokens, diff, dump, load
+from tunesmith.recipe import Recipe, Tokens, diff, dump
+from tunesmith.search.chosen import Read, choose_recipe
 from tunesmith.search.cross import cross_evaluate
 from tunesmith.search.grid import Cell, make_cells, read_axes
-from tunesmith.search.single import require_single
 from tunesmith.search.table import table
 
 SCHEMA = 1
@@ -84,13 +84,13 @@ def sweep(
 
     reporter, launch = reporter or Silent(), launch or train_apart
     fixed, axes = read_axes(words)
-    base = load(recipe, fixed)
-    require_single(base, "sweep")
+    chosen = choose_recipe(recipe, "sweep")
+    base = chosen.read(fixed)
     cells = make_cells(axes, drawn, base.seed)
     folder = SweepFolder(Path(output or f"{base.output}-sweep"))
     spec = _spec(base, cells)
     tokens = _begin(folder, spec, resume) or _equal_tokens(base, cells, reporter)
-    members = _members(recipe, fixed, cells, folder, tokens)
+    members = _members(chosen.read, fixed, cells, folder, tokens)
     write_json(folder.spec, spec | {"tokens": tokens})
     failures: dict[str, list[Problem]] = {}
     for number, member in enumerate(members):
@@ -109,6 +109,7 @@ def sweep(
         "sweep": str(folder.path),
         "recipe": recipe,
         "tokens": tokens,
+        "starts": chosen.note,
         "axes": [axis.key for axis in axes],
         **rows,
         "cross": cross,
@@ -163,7 +164,7 @@ def _equal_tokens(base: Recipe, cells: Sequence[Cell], reporter: Reporter) -> in
 
 
 def _members(
-    recipe: str, fixed: Sequence[str], cells: Sequence[Cell], folder: SweepFolder, tokens: int | None
+    read: Read, fixed: Sequence[str], cells: Sequence[Cell], folder: SweepFolder, tokens: int | None
 ) -> list[Member]:
     """Every cell as a recipe, all of them valid, each in a file. RecipeError with the problems of all."""
     made: list[tuple[Cell, Recipe]] = []
@@ -172,7 +173,7 @@ def _members(
         budget = [f"budget.tokens={tokens}"] if tokens else []
         output = f"output={folder.path / cell.name}"
         try:
-            made.append((cell, load(recipe, [*fixed, *cell.overrides(), *budget, output])))
+            made.append((cell, read([*fixed, *cell.overrides(), *budget, output])))
         except RecipeError as error:
             problems += [Problem(f"{cell.name}: {p.where}", p.what, p.fix) for p in error.problems]
     if problems:

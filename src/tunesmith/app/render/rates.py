@@ -22,11 +22,13 @@ def page(document: dict[str, Any], note: str = "") -> RenderableType:
     if suggestion is None:
         verdict = base.mark("warn", f"no suggestion: {document['reason']}")
     else:
-        verdict = base.mark("good", Text.assemble(("optim.lr=" + f"{suggestion:g}", "accent")))
+        verdict = base.mark("good", Text.assemble((f"{document['key']}={suggestion:g}", "accent")))
     notes = [("why", document["reason"])] if suggestion is not None else []
     if document.get("caution"):
         notes.append(("but", document["caution"]))
     notes.append(("usual", f"{document['usual']:g} for this method; the recipe has {document['recipe_lr']}"))
+    if document.get("starts"):
+        notes.append(("starts", document["starts"]))
     if document.get("png"):
         notes.append(("picture", document["png"]))
     return base.page(

@@ -21,6 +21,7 @@ def page(document: dict[str, Any]) -> RenderableType:
     equal = f", {base.short_count(tokens)} tokens each" if tokens else ""
     return base.page(
         base.heading("sweep", f"{document['sweep']}{equal}"),
+        base.mark("warn", f"starts {base.visible(document['starts'])}") if document.get("starts") else None,
         results(document),
         prices(document),
         differences(document),
