@@ -1,6 +1,7 @@
 # Everything from a fresh machine with only Python >= 3.11 (and pip's usual access to packages):
 #   make demo       install what is needed, then the whole way on the bundled model (CPU, offline)
 #   make test       the tests but the slow ones        make test-all   every test
+#   make bench    against other tools (installed into .peers, 2 GB), ROUNDS=2 CELL="short-lora freeze-3" PEERS=FOLDER
 #   make soak     a tiny run for 30 minutes (MINUTES=5): memory, files, threads and disk stay flat
 #   make check      lint, format, types, layers, sizes
 # Another Python: make demo PYTHON=python3.12.  Linux without a GPU, a smaller torch:
@@ -9,13 +10,16 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 MINUTES ?= 30
+ROUNDS ?= 2
+CELL ?=
+PEERS ?= .peers
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+INSTALL := -m pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/python $(INSTALL) --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2
 
-.PHONY: demo test test-all soak audit check format clean
+.PHONY: demo test test-all bench soak audit check format clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -34,6 +38,24 @@ audit: $(VENV)/.installed-dev
 		$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -s osv; \
 	else echo "audit: the database of faults cannot be reached; docs/audit.md says what is known"; fi
 
+bench: $(VENV)/.installed-dev $(PEERS)/trl/.installed $(PEERS)/llama_factory/.installed
+	$(BIN)/python benchmarks/cpu_peers.py --rounds $(ROUNDS) $(addprefix --cell ,$(CELL)) \
+		--peers $(PEERS)/trl/bin/python --llama-factory $(PEERS)/llama_factory/bin/python
+	$(BIN)/python benchmarks/first_step.py
+
+$(PEERS)/trl/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(INSTALL) -r $<
+	@touch $@
+
+$(PEERS)/llama_factory/.installed: benchmarks/llama_factory.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(INSTALL) -r $<
+	$(@D)/bin/python $(INSTALL) --no-deps llamafactory==0.9.5
+	$(@D)/bin/python -c "import site, pathlib; f = pathlib.Path(site.getsitepackages()[0], 'torchaudio'); \
+		f.mkdir(exist_ok=True); (f / '__init__.py').touch()"
+	@touch $@
+
 soak: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
@@ -49,7 +71,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .peers build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,6 +1,6 @@
 """Tunesmith against HF Trainer and TRL on a CPU: same rows, same weights, fp32, same loss; A/B/A/B in one run.
 
-    python -m venv /tmp/peers && /tmp/peers/bin/pip install -r benchmarks/peers.txt
+    make bench CELL=short-lora       (installs the peers too), or with environments at hand:
     python benchmarks/cpu_peers.py --peers /tmp/peers/bin/python --cell short-lora --rounds 2
 
 Each contestant runs in its own process (`benchmarks/contestants.py NAME`); ours is `tunesmith train` itself. First
