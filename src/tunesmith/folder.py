@@ -1,7 +1,7 @@
 """The run folder: every file name of a run is spelt here and nowhere else.
 
 runs/my-run/ recipe.yaml plan.json environment.json ledger.json ledger.rows.jsonl events.jsonl
-             checkpoints/step-00000005/ checkpoints/latest adapter/ | model/ exports/FORM/
+             checkpoints/step-00000005/ checkpoints/latest stream/ adapter/ | model/ exports/FORM/
              answers/ tracking/ report.json report.md
 A run in stages has stages.json and stages/01-NAME/, each a run folder by itself (a vocabulary: a model folder).
 """
@@ -62,6 +62,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """Holds step-00000005/ folders and `latest`."""
         return self.path / "checkpoints"
+
+    @property
+    def stream(self) -> Path:
+        """What of its streams a run may still need: shards, and the windows they are learnt in."""
+        return self.path / "stream"
 
     @property
     def adapter(self) -> Path:

@@ -27,7 +27,7 @@ from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, write_atomically, write_json, write_lines
 from tunesmith.looking import check, clean, show, stats, words_of
 from tunesmith.opened import Opened, answer, evaluate, export, open_model
-from tunesmith.recipe import Recipe, dump
+from tunesmith.recipe import Recipe, Steps, dump
 from tunesmith.resuming import (
     Change,
     as_begun,
@@ -59,7 +59,8 @@ from tunesmith.work import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tunesmith.data.loader import StepPlan
+    from tunesmith.data.ledger import Ledger
+    from tunesmith.data.loader import RunSteps
     from tunesmith.data.prepare import Prepared
     from tunesmith.evaluation.known import Known
     from tunesmith.plan.choice import RunShape
@@ -104,11 +105,13 @@ def prepare(
     reporter: Reporter | None = None,
     device: Device | None = None,
     ahead: Ahead | None = None,
+    kept: Path | None = None,
 ) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
 
     device: to plan for another than the one that is here.
     ahead: what a stage will start from, while its model is yet to be trained.
+    kept: what a run that goes on has kept of its streams.
     """
     from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.prepare import prepare as prepare_data
@@ -132,37 +135,48 @@ def prepare(
     facts, device = ahead.facts if ahead else read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
+    data, steps = _laid_out(recipe, data, kept)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
     facts = with_new_tokens(recipe, tokenizer, template, data, facts, ahead.tables if ahead else recipe.model)
-    steps = _laid_out(recipe, data)
     require_suited_length(recipe, len(steps))
-    data = replace(data, ledger=data.ledger.with_repeats(steps.passes, steps.requested, steps.realised))
     shape, worst = _measured(steps, data, recipe.data.packing)
     summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 
-def _laid_out(recipe: Recipe, data: Prepared) -> StepPlan:
-    """Which rows each step of the run takes."""
+def _laid_out(recipe: Recipe, data: Prepared, kept: Path | None) -> tuple[Prepared, RunSteps]:
+    """Which rows each step of the run takes, and the books that know it; of streams both begin with their heads."""
     from tunesmith.data.loader import plan_steps
+    from tunesmith.data.streaming.plan import StreamPlan
 
     optim, groups = recipe.optim, [source.group for source in recipe.data.train]
-    return plan_steps(
-        data.train, data.weights, recipe.budget, optim.batch_tokens, recipe.seed, optim.batch_growth,
-        recipe.data.mix, groups,
+    if data.streams is None:
+        steps = plan_steps(
+            data.train, data.weights, recipe.budget, optim.batch_tokens, recipe.seed, optim.batch_growth,
+            recipe.data.mix, groups,
+        )  # fmt: skip
+        ledger = data.ledger.with_repeats(steps.passes, steps.requested, steps.realised)
+        return replace(data, ledger=ledger), steps
+    assert isinstance(recipe.budget, Steps)
+    streamed = StreamPlan(
+        data.streams, data.train, recipe.data, recipe.budget.steps, optim.batch_tokens, optim.batch_growth,
+        recipe.seed, kept,
     )  # fmt: skip
+    return replace(
+        data, train=streamed.train_sets(data.train), ledger=streamed.with_head(data.ledger)
+    ), streamed
 
 
-def _measured(steps: StepPlan, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:
+def _measured(steps: RunSteps, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:
     """How long the run is, and its worst micro-batch."""
     from tunesmith.plan.choice import RunShape
     from tunesmith.plan.worst import telling, worst_among
 
     shape = RunShape(
         steps=len(steps),
-        tokens=int(steps.step_tokens.sum()),
-        targets=int(steps.step_targets.sum()),
+        tokens=steps.total_tokens,
+        targets=steps.total_targets,
         step_tokens=int(steps.step_tokens.max()),
         longest=data.longest,
         rows=steps.row_count,
@@ -240,7 +254,7 @@ def _train_one(
                     str(folder.path), done["status"], done["training"]["steps"], str(folder.report)
                 )
             folder.reopen()
-        work = _prepare_to_train(recipe, folder, reporter)
+        work = _prepare_to_train(recipe, folder, reporter, folder.stream)
         work = replace(work, plan=as_begun(work.plan, folder, changes))
         around = surrounding_changes(folder, surroundings_of(work))
         require_harmless(around, anyway, CheckpointError)
@@ -279,9 +293,11 @@ def _train_stages(
     return Outcome(str(folder.path), whole.status, whole.steps, str(folder.report))
 
 
-def _prepare_to_train(recipe: Recipe, folder: RunFolder, reporter: Reporter) -> Work:
+def _prepare_to_train(
+    recipe: Recipe, folder: RunFolder, reporter: Reporter, kept: Path | None = None
+) -> Work:
     """What `prepare` finds, where memory and disk have room for it."""
-    work = prepare(recipe, reporter)
+    work = prepare(recipe, reporter, kept=kept)
     require_room(work.plan, folder)
     return work
 
@@ -323,9 +339,13 @@ def _recording(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> Iterato
 def _write_beforehand(folder: RunFolder, work: Work) -> None:
     write_atomically(folder.recipe, dump(work.recipe))
     write_json(folder.plan, work.plan.to_json())
-    write_json(folder.ledger, work.data.ledger.to_json())
-    write_lines(folder.ledger_rows, work.data.ledger.row_lines())
+    _write_ledger(folder, work.data.ledger)
     write_json(folder.environment, surroundings_of(work))
+
+
+def _write_ledger(folder: RunFolder, ledger: Ledger) -> None:
+    write_json(folder.ledger, ledger.to_json())
+    write_lines(folder.ledger_rows, ledger.row_lines())
 
 
 def _train(
@@ -336,17 +356,23 @@ def _train(
     reporter: Reporter,
     known: Known | None,
 ) -> Outcome:
+    from tunesmith.data.streaming.plan import StreamPlan
     from tunesmith.engine.store import CheckpointStore
     from tunesmith.evaluation.report import write_report
 
     began = time.perf_counter()
+    if isinstance(work.steps, StreamPlan):
+        work.steps.begin(folder.stream, lambda ledger: _write_ledger(folder, ledger), visit)
     lm = base_of(work)
     visit("before")
     before = scores_at(lm, work, folder, "before", reporter, known)
     tuned, method = tune(work, lm)
     visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
-    fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after, anyway=anyway)
+    with contextlib.closing(work.steps):
+        fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after, anyway=anyway)
+    ledger = work.steps.ledger(work.data.ledger, fitted.progress.step)
+    _write_ledger(folder, ledger)
     finished = fitted.status != "interrupted"
     after = test = None
     if finished:
@@ -357,7 +383,7 @@ def _train(
         test = scores_at(tuned.model, work, folder, "test", reporter) if work.data.test is not None else None
     visit("report")
     write_report(
-        folder, work.recipe, before=before, after=after, test=test, ledger=work.data.ledger, plan=work.plan,
+        folder, work.recipe, before=before, after=after, test=test, ledger=ledger, plan=work.plan,
         fit=fitted, facts=work.facts, trainable=tuned.trainable_count,
     )  # fmt: skip
     seconds = time.perf_counter() - began

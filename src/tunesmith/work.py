@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerFast
 
-    from tunesmith.data.loader import Batch, StepPlan
+    from tunesmith.data.loader import Batch, RunSteps
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.samples import Sample, SampleSet
     from tunesmith.data.template import ChatTemplate
@@ -51,7 +51,7 @@ class Work:
     data: Prepared
     facts: ModelFacts
     device: Device
-    steps: StepPlan
+    steps: RunSteps
     plan: Plan
 
 
@@ -94,7 +94,7 @@ def _setting(work: Work) -> Setting:
     from tunesmith.tuning.method import Setting
 
     def sample() -> Iterator[Batch]:
-        for step in range(len(work.steps)):
+        for step in range(work.steps.known):
             rows = work.steps.samples(work.data.train, step)
             yield from batches(rows, work.plan.micro_tokens, work.recipe.data.packing)
 

@@ -8,7 +8,7 @@ file --raw_rows--> parse --to_record--> record
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tunesmith.data.formats import Fault, check_columns, explain, recognise, to_record
@@ -16,6 +16,7 @@ from tunesmith.data.ledger import SourceAccount
 from tunesmith.data.rawrows import RawRow
 from tunesmith.data.records import Record
 from tunesmith.data.sources import BadRow, Row, parse, raw_rows
+from tunesmith.data.streaming.reading import head_of
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter
 from tunesmith.recipe import DataFormat, ObjectiveKind, Source
@@ -47,7 +48,7 @@ class Opened:
 
 def open_source(source: Source, reporter: Reporter | None = None) -> Opened:
     """Look at the first rows to tell the format, then offer all of them. DataError when there are none."""
-    rows = raw_rows(source, reporter)
+    rows = raw_rows(source, reporter) if source.stream is None else head_of(source)
     head: list[RawRow] = []
     size = 0
     while len(head) < _HEAD_ROWS and size < _HEAD_BYTES and (raw := next(rows, None)):
@@ -64,6 +65,15 @@ def open_source(source: Source, reporter: Reporter | None = None) -> Opened:
         return Opened(source, None, "no row could be read", rows)
     found = explain(values, source.path, source.columns)
     return Opened(source, found.format, found.why, rows)
+
+
+def recognised(source: Source, rows: Sequence[RawRow]) -> DataFormat | None:
+    """The format of some rows; None where no row could be read."""
+    if source.format is not None:
+        return source.format
+    values = [row.value for row in map(parse, rows[:_HEAD_ROWS]) if isinstance(row, Row)]
+    values = [value for value in values if isinstance(value, dict)]
+    return recognise(values, source.path, source.columns) if values else None
 
 
 def objective_of(path: str) -> ObjectiveKind:

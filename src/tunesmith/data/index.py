@@ -356,6 +356,21 @@ class TouchedRows:
                 at += shard.rows
 
 
+def held_out_of(ledger: Ledger) -> GivenAway:
+    """What equals, begins or continues a row that is held out must not be learnt."""
+    found = GivenAway()
+    rows = ledger.rows
+    for source, sides in rows.sources if isinstance(rows, TouchedRows) else ():
+        at = 0
+        for shard in source.shards:
+            for code in range(1, len(SIDES)):
+                held = np.asarray(sides[at : at + shard.rows] == code)
+                if held.any():
+                    found.add(code, _block(shard), held)
+            at += shard.rows
+    return found
+
+
 def _touched(shard: Shard, sides: ndarray) -> Iterator[TouchedRow]:
     away = np.flatnonzero(sides >= len(SIDES))
     if not len(away):

@@ -41,6 +41,8 @@ class SourceLedger:
     repeats: float = 1.0
     augmented: int = 0
     """Rows among those kept that were augmented from others."""
+    learnt_samples: int | None = None
+    """Of a stream: samples that steps of the run have learnt from so far. What it holds is not known."""
     requested_share: float | None = None
     realised_share: float | None = None
 

@@ -16,8 +16,12 @@ from torch import Tensor
 from tunesmith.data.packing import pack
 from tunesmith.data.samples import IGNORED, Sample, weights_of
 from tunesmith.data.steps import StepPlan, plan_steps
+from tunesmith.data.streaming.plan import StreamPlan
 
-__all__ = ["Batch", "StepPlan", "batches", "collate", "plan_steps"]
+__all__ = ["Batch", "RunSteps", "StepPlan", "batches", "collate", "plan_steps"]
+
+RunSteps = StepPlan | StreamPlan
+"""Which rows each step takes: known beforehand, or laid out while streams are read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Mixed:
     whole: bool
 
 
-def mixed(sizes: Sequence[int], weights: Sequence[float | None], mix: Mix, groups: Sequence[str]) -> Mixed:
+def mixed(sizes: Sequence[float], weights: Sequence[float | None], mix: Mix, groups: Sequence[str]) -> Mixed:
     """Shares of tokens that sum to 1. Sizes are tokens."""
     amounts = np.asarray(sizes, np.float64)
     shares = _normal(_wanted(amounts, weights, mix))
@@ -55,7 +55,7 @@ def _normal(values: ndarray) -> ndarray:
     return values / total if total > 0 else values
 
 
-def within_repeats(mix: Mixed, sizes: Sequence[int], tokens: float) -> tuple[float, ...]:
+def within_repeats(mix: Mixed, sizes: Sequence[float], tokens: float) -> tuple[float, ...]:
     """Shares of a run of so many tokens in which no source is read more than `max_repeats` times.
 
     What a source cannot give is shared out among the others as they share.

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from tunesmith.data.files import files_of
 from tunesmith.data.fingerprint import fingerprint, hash_file, hash_tokenizer
 from tunesmith.data.gather import open_source
-from tunesmith.data.index import index_of
+from tunesmith.data.index import held_out_of, index_of
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.quality import source_weights
 from tunesmith.data.samples import SampleSet, join
 from tunesmith.data.splits import Split
+from tunesmith.data.streaming.plan import Streams
+from tunesmith.data.streaming.reading import digest_of
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.tokenised import BadRows, Kitchen, Tokenised
 from tunesmith.data.work import SPELT, Wanted
@@ -52,6 +54,8 @@ class Prepared:
     fingerprint: str
     longest: int
     files: dict[str, str]
+    streams: Streams | None = None
+    """How the streams among the train sources are read; `train` has the others until their plan is made."""
 
 
 def prepare(
@@ -71,9 +75,11 @@ def prepare(
     `workers` processes render (None: as many as the size is worth, here where it is small); `watch` hears who they are.
     """
     reporter = reporter or Silent()
-    inputs = inputs_of(data)
+    streamed = [source for source in data.sources if source.stream is not None]
+    inputs = [(use, source) for use, source in inputs_of(data) if source.stream is None]
     _require_files(source.path for _, source in inputs)
     hashes = [hash_file(source.path) for _, source in inputs]
+    digests = {source.path: digest_of(source) for source in streamed}
     wanted = Wanted(objective, data.max_length, data.overlength)
     rules = hash_tokenizer(tokenizer)
     kitchen = Kitchen(Words.of(tokenizer), rules, template, wanted, reporter, workers, watch)
@@ -92,13 +98,18 @@ def prepare(
     every = [each for sets in found.sets.values() for each in sets]
     return Prepared(
         train=tuple(found.sets["train"]),
-        weights=source_weights(data.train, [part.token_count for part in found.sets["train"]]),
+        weights=source_weights(
+            [s for s in data.train if s.stream is None], [part.token_count for part in found.sets["train"]]
+        ),
         validation=join(found.sets["validation"]),
         test=join(found.sets["test"]),
         ledger=found.ledger,
-        fingerprint=fingerprint(hashes, data, objective, rules, template, seed),
-        longest=max(each.longest for each in every),
-        files=dict(zip((source.path for _, source in inputs), hashes)),
+        fingerprint=fingerprint([*hashes, *digests.values()], data, objective, rules, template, seed),
+        longest=max((data.max_length if streamed else 0, *(each.longest for each in every))),
+        files=dict(zip((source.path for _, source in inputs), hashes)) | digests,
+        streams=Streams(data.sources, kitchen, data.on_bad_row == "error", held_out_of(found.ledger))
+        if streamed
+        else None,
     )
 
 
@@ -192,7 +203,7 @@ class _Reading:
             if source.use != "train" and not source.rows:
                 _raise_empty(f"data.{source.use}", [source])
         train = [source for source in self.sources if source.use == "train"]
-        if not any(source.rows for source in train):
+        if train and not any(source.rows for source in train):
             _raise_empty("data.train", train)
 
 

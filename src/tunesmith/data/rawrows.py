@@ -76,6 +76,20 @@ def split_lines(name: str, path: Path, start: int = 0, stop: int | None = None) 
                 yield RawRow(address, data, end)
 
 
+def rows_of_lines(name: str, stream: IO[bytes], first: int) -> Iterator[RawRow]:
+    """One row a line of what can be read once; blank lines are passed over, rows are counted from `first`."""
+    number = first
+    for _, line, end in _bounded_lines(stream):
+        address = f"{name}:{number}"
+        if line is None:
+            yield _too_large(address, end)
+        elif data := line.strip(_SPACE):
+            yield RawRow(address, data, end)
+        else:
+            continue
+        number += 1
+
+
 def count_lines(path: Path, start: int, stop: int) -> int:
     """Lines in the bytes [start, stop) of a file."""
     lines, last = 0, b"\n"

@@ -8,7 +8,7 @@ them; resuming is starting at step k. No count of workers or ranks is asked anyw
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import final
@@ -16,6 +16,8 @@ from typing import final
 import numpy as np
 from numpy import ndarray
 
+from tunesmith.data.cutting import Cutter
+from tunesmith.data.ledger import Ledger
 from tunesmith.data.mix import Mixed, mixed, within_repeats
 from tunesmith.data.order import Order, shuffled
 from tunesmith.data.samples import Sample, SampleSet
@@ -59,6 +61,43 @@ class StepPlan:
 
     def __len__(self) -> int:
         return len(self.cuts) - 1
+
+    @property
+    def known(self) -> int:
+        """Steps that are laid out beforehand: all of them."""
+        return len(self)
+
+    @property
+    def total_tokens(self) -> int:
+        """Real tokens of the run."""
+        return int(self.step_tokens.sum())
+
+    @property
+    def total_targets(self) -> int:
+        """Learnt tokens of the run."""
+        return int(self.step_targets.sum())
+
+    def sums(self, step: int) -> tuple[int, int, float]:
+        """(tokens, targets, weight of the targets) of a step, counted from 0."""
+        return int(self.step_tokens[step]), int(self.step_targets[step]), float(self.step_weights[step])
+
+    def is_over(self, step: int, waiting: Callable[[], bool] = lambda: True) -> bool:
+        """Whether no step of this number comes. Of a stream that may have to be waited for, while `waiting`."""
+        return step >= len(self)
+
+    def release(self, step: int, oldest: int) -> None:
+        """Step `step` is reached, and no step before `oldest` will be asked for again."""
+
+    def words_of_end(self, step: int) -> str | None:
+        """Why no step follows this one, where more were asked for: only streams end early."""
+        return None
+
+    def ledger(self, known: Ledger, step: int) -> Ledger:
+        """The books when `step` steps were taken: all was known beforehand."""
+        return known
+
+    def close(self) -> None:
+        """The run has ended, or stopped."""
 
     @property
     def row_count(self) -> int:
@@ -172,15 +211,24 @@ class _Reading:
 
     def _advance(self, source: int, start: int, given: ndarray, due: float) -> int:
         """The place up to which a source has given the tokens that are due; `given` is brought up to date."""
-        samples, order = self.sources[source], self.orders[source]
-        # rounding of shares must not leave a row over
-        while given[source] <= due - 0.5 and len(order):
-            ahead = max(16, int(1.1 * (due - given[source]) * len(order) / self.sizes[source]))
-            lengths = samples.lengths_at(order.stretch(start, start + min(ahead, 1 << 18)))
-            sums = given[source] + np.cumsum(lengths)
-            taken = min(len(sums), int(np.searchsorted(sums, due - 0.5, side="right")) + 1)
-            start, given[source] = start + taken, sums[taken - 1]
+        start, given[source] = advance(
+            self.sources[source], self.orders[source], start, float(given[source]), due
+        )
         return start
+
+
+def advance(
+    samples: SampleSet, order: Order, start: int, given: float, due: float, end: int = 1 << 62
+) -> tuple[int, float]:
+    """(the place up to which a source has given the tokens that are due, what it has given by then)."""
+    # rounding of shares must not leave a row over
+    while given <= due - 0.5 and len(order) and start < end:
+        ahead = max(16, int(1.1 * (due - given) * len(order) / samples.token_count))
+        lengths = samples.lengths_at(order.stretch(start, min(end, start + min(ahead, 1 << 18))))
+        sums = given + np.cumsum(lengths)
+        taken = min(len(sums), int(np.searchsorted(sums, due - 0.5, side="right")) + 1)
+        start, given = start + taken, float(sums[taken - 1])
+    return start, given
 
 
 def _part(rows: int, number: int, of: int) -> int:
@@ -209,7 +257,7 @@ def plan_steps(
     reading = _Reading.of(sources, asked, sizes, seed)
     total = _token_budget(budget, sum(sizes))
     most_steps = budget.steps if isinstance(budget, Steps) else None
-    cutter = _Cutter(batch_tokens, growth, total, most_steps)
+    cutter = Cutter(batch_tokens, growth, total, most_steps)
     windows = []
     read = np.zeros(len(sources), np.int64)
     length = total if most_steps is None else float(most_steps * batch_tokens)
@@ -249,82 +297,3 @@ def _token_budget(budget: Budget, epoch_tokens: int) -> float:
             return budget.tokens
         case Steps():
             return np.inf
-
-
-class _Cutter:
-    """Cuts the stream of rows into steps, a window at a time."""
-
-    def __init__(
-        self, batch_tokens: int, growth: BatchGrowth | None, total: float, most_steps: int | None
-    ) -> None:
-        self._full, self._growth, self._total, self._most = batch_tokens, growth, total, most_steps
-        self.cuts, self.tokens, self.targets = [0], [0], [0]
-        self.weights, self.longest = [0.0], [0]
-        self._consumed = 0
-        self.is_done = False
-
-    def take(self, lengths: ndarray, targets: ndarray, weights: ndarray) -> int:
-        """Rows of one window, in order; how many of them the run takes."""
-        ends = self._consumed + np.cumsum(lengths)
-        count = int(np.searchsorted(ends, self._total, side="right"))
-        if count == 0 and self._consumed == 0:
-            count = min(1, len(lengths))  # a run has a row
-        if count < len(lengths):
-            self.is_done = True
-        sums = np.concatenate([[0], np.cumsum(targets)])
-        at = 0
-        while at < count:
-            end = self._end_of_step(at, ends[:count])
-            if end == at:  # the next row does not fit: the step is closed
-                if self._most is not None and len(self.tokens) == self._most:
-                    self.is_done = True
-                    return at
-                self._open()
-                continue
-            self.tokens[-1] += int(ends[end - 1]) - self._consumed
-            self._consumed = int(ends[end - 1])
-            self.targets[-1] += int(sums[end] - sums[at])
-            self.weights[-1] += float(weights[at:end].sum())
-            self.longest[-1] = max(self.longest[-1], int(lengths[at:end].max()))
-            self.cuts[-1] += end - at
-            at = end
-        return count
-
-    def _open(self) -> None:
-        self.cuts.append(self.cuts[-1])
-        self.tokens.append(0)
-        self.targets.append(0)
-        self.weights.append(0.0)
-        self.longest.append(0)
-
-    def _end_of_step(self, at: int, ends: ndarray) -> int:
-        """The row before which the open step ends, if not at the end of the window."""
-        began = self._consumed - self.tokens[-1]
-        least = at + (self.tokens[-1] == 0)  # at least one row
-        if self._growth is None or self._most is not None:
-            limit = self._limit((len(self.tokens) - 1) / self._most if self._most is not None else 0.0)
-            return max(least, int(np.searchsorted(ends, began + limit, side="right")))
-        while least < len(ends):  # the limit grows with what is consumed, row by row
-            until = min(len(ends), least + 1024)
-            before = (
-                ends[least - 1 : until - 1]
-                if least
-                else np.concatenate([[self._consumed], ends[: until - 1]])
-            )
-            over = ends[least:until] - began > self._limit(before / self._total)
-            if over.any():
-                return least + int(np.argmax(over))
-            least = until
-        return least
-
-    def _limit(self, done: float | ndarray) -> ndarray | float:
-        """Tokens of a step when a share `done` of the run is behind (note 001, point 24)."""
-        if self._growth is None:
-            return self._full
-        start = self._growth.start_tokens
-        grown: ndarray = start + (self._full - start) * np.minimum(1.0, done / self._growth.over)
-        return grown
-
-    def close(self) -> None:
-        """The end of the last step is the end of the run."""
-        self.cuts.insert(0, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data import cache
-from tunesmith.data.books import Books
+from tunesmith.data.books import Books, Complaint
 from tunesmith.data.gather import Opened
 from tunesmith.data.ledger import SourceAccount
 from tunesmith.data.pieces import PIECE_BYTES, Piece, count_rows, pieces_of, workers_wanted
@@ -80,14 +80,15 @@ class Tokenised:
         for shard in self.shards:
             count += sum(shard.books.complaint_counts[kind] for kind in kinds)
             told += [
-                _problem(shard.books, shard.first_line, each)
+                problem_of(shard.books, shard.first_line, each)
                 for each in shard.books.complaints
                 if each.kind in kinds
             ]
         return told[:SPELT], count
 
 
-def _problem(books: Books, first_line: int, complaint: Any) -> Problem:
+def problem_of(books: Books, first_line: int, complaint: Complaint) -> Problem:
+    """A row that cannot be used, for the user."""
     from tunesmith.data.formats import fix_of
 
     where = f"{books.name}:{first_line + complaint.line}"
@@ -225,11 +226,12 @@ class Kitchen:
         return None
 
     def _scan(self, opened: Opened, limit: int | None) -> BadRows | None:
-        maker = self._maker(opened)
+        maker = self.maker(opened)
         read = [(maker.scan(piece), piece.rows is None) for piece in pieces_of(opened.source, limit)]
         return _bad_rows(read) if any(books.complaint_counts["bad"] for books, _ in read) else None
 
-    def _maker(self, opened: Opened) -> Maker:
+    def maker(self, opened: Opened) -> Maker:
+        """Makes shards here, in this process."""
         return Maker(opened, self.wanted, self.template, self.words.bos_token_id)
 
     def _processes(self, opened: Opened, done: _Progress) -> int:
@@ -260,7 +262,7 @@ class Kitchen:
     ) -> Iterator[tuple[Piece, Books]]:
         wanted = self._processes(opened, done)
         if wanted == 0 or opened.format is None:
-            maker = self._maker(opened)
+            maker = self.maker(opened)
             for piece in pieces:
                 books = (
                     maker.scan(piece) if job() == "scan" else maker.make(piece, folder, done.within(piece))
@@ -295,7 +297,7 @@ def _bad_rows(read: list[tuple[Books, bool]]) -> BadRows:
     told: list[Problem] = []
     for books, by_bytes in read:
         first = lines.first(books, by_bytes)
-        told += [_problem(books, first, each) for each in books.complaints if each.kind == "bad"]
+        told += [problem_of(books, first, each) for each in books.complaints if each.kind == "bad"]
     return BadRows(told[:SPELT], sum(books.complaint_counts["bad"] for books, _ in read))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from tunesmith.data.loader import StepPlan, collate
+from tunesmith.data.loader import RunSteps, collate
 from tunesmith.data.packing import pack
 from tunesmith.data.samples import Sample, SampleSet
 from tunesmith.engine.step import Stepper, smaller
@@ -22,7 +22,7 @@ from tunesmith.model.memory import give_back, is_out_of_memory
 def rehearse(
     stepper: Stepper,
     sources: Sequence[SampleSet],
-    steps: StepPlan,
+    steps: RunSteps,
     micro_tokens: int,
     state_bytes: float,
     held_out: SampleSet | None,
@@ -56,7 +56,7 @@ def _forget(stepper: Stepper) -> None:
     give_back()
 
 
-def _worst(sources: Sequence[SampleSet], steps: StepPlan) -> list[Sample]:
+def _worst(sources: Sequence[SampleSet], steps: RunSteps) -> list[Sample]:
     """The longest sample of all, and the rows of the steps with most tokens and most targets."""
     largest = {int(np.argmax(steps.step_tokens)), int(np.argmax(steps.step_targets))}
     return [

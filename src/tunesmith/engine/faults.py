@@ -28,6 +28,11 @@ POINTS = (
     "held_out",  # before each micro-batch of a held-out loss
     "go_back",  # a rewind is decided, nothing is written of it
     "went_back",  # it is written, nothing is restored
+    "stream_row",  # the place behind a shard of a stream is written, the shard is not
+    "stream_shard",  # the shard is there, nobody has been told
+    "stream_window",  # a window of a stream is written down, nothing of it is learnt
+    "stream_let_go",  # windows before the oldest checkpoint are let go, their shards are there
+    "stream_remove",  # before a shard is removed
     "save_copy",  # before a checkpoint is copied in memory
     "save_weights",  # before each write point of a checkpoint
     "save_optimizer",

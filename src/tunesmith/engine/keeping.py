@@ -188,6 +188,10 @@ class Keeper:
         store.go_back(rewind)
         return replace(self._put_back(store, store.path(rewind.back_to)), seconds=seconds), rewind
 
+    def oldest(self, step: int) -> int:
+        """The first step that the run may ever go back to, when it is at `step`."""
+        return step if self.store is None else min(self.store.steps(), default=0)
+
     def newest(self, step: int) -> Progress | None:
         """Put the newest whole checkpoint back as it is."""
         if self.store is None:

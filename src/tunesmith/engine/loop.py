@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunesmith.data.loader import StepPlan
+from tunesmith.data.loader import RunSteps
 from tunesmith.data.samples import Sample, SampleSet
 from tunesmith.engine.dry_run import rehearse
 from tunesmith.engine.faults import visit
@@ -38,7 +38,7 @@ def fit(
     method: Method,
     summed_loss: SummedLoss,
     sources: Sequence[SampleSet],
-    steps: StepPlan,
+    steps: RunSteps,
     recipe: Recipe,
     settings: Settings,
     store: CheckpointStore | None,
@@ -96,7 +96,7 @@ class _Loop:
     stepper: Stepper
     keeper: Keeper
     sources: Sequence[SampleSet]
-    steps: StepPlan
+    steps: RunSteps
     recipe: Recipe
     settings: Settings
     reporter: Reporter
@@ -140,8 +140,9 @@ class _Loop:
         while True:
             with _failing_at(min(progress.step + 1, total)):
                 try:
-                    progress = self._evaluated(progress)
-                    ended = progress.step == total or progress.early_stopped
+                    over = self._is_over(progress)
+                    progress = self._evaluated(progress, over)
+                    ended = over or progress.early_stopped
                     stop = self._asked_to_stop(progress)
                     self._save(progress, ended or stop is not None)
                     if ended:
@@ -155,6 +156,21 @@ class _Loop:
                         self.keeper.save(progress, must=True)
                     return FitResult("interrupted", progress, self.request.reason)
 
+    def _is_over(self, progress: Progress) -> bool:
+        """Whether no step follows. The rows of a stream are waited for, unless somebody asks to stop meanwhile."""
+        if self._asked_to_stop(progress) is not None and progress.step < len(self.steps):
+            return False
+        self.pulse.beat("waiting for rows", progress.step)
+        over = self.steps.is_over(progress.step, self._may_wait)
+        if over and (words := self.steps.words_of_end(progress.step)) is not None:
+            action = "the run ends here, with what it has learnt; its rate was that of the longer run"
+            self.reporter.event(Rescued(step=progress.step, reason=words, action=action))
+        return over
+
+    def _may_wait(self) -> bool:
+        self.request.breathe()
+        return self.request.reason is None
+
     def _asked_to_stop(self, progress: Progress) -> str | None:
         if progress.step == self.settings.stop_after and progress.step > self.begun_at:
             return self.request.reason or "--stop-after"
@@ -166,6 +182,7 @@ class _Loop:
         if progress.step and (leaving or new_best or due):
             self.pulse.beat("saving")
             self.keeper.save(progress, must=leaving or new_best)
+            self.steps.release(progress.step, self.keeper.oldest(progress.step))
         else:
             self.keeper.settle(progress.step)
 
@@ -180,7 +197,7 @@ class _Loop:
         samples = self.steps.samples(self.sources, progress.step)
         lr = self.stepper.hooks.rate(number, len(self.steps), self._scheduled) * progress.watch.lr_scale
         set_rate(self.stepper.optimizer, lr)
-        weight = float(self.steps.step_weights[progress.step])
+        weight = self.steps.sums(progress.step)[2]
         try:
             result = self.stepper.take(
                 number, samples, weight, progress.micro_tokens,
@@ -198,7 +215,7 @@ class _Loop:
     ) -> Progress:
         """Tell of a step, and draw its consequences."""
         step, judgement = progress.step, result.judgement
-        tokens, targets = int(self.steps.step_tokens[step]), int(self.steps.step_targets[step])
+        tokens, targets, _ = self.steps.sums(step)
         stepped = Stepped(
             step=step + 1, loss_nats=result.loss_nats, grad_norm=result.grad_norm, lr=lr, targets=targets,
             tokens=tokens, seconds=seconds, peak_bytes=peak_bytes(), finite=result.finite,
@@ -277,10 +294,10 @@ class _Loop:
 
     # --- an evaluation ---
 
-    def _evaluated(self, progress: Progress) -> Progress:
+    def _evaluated(self, progress: Progress, over: bool) -> Progress:
         """With the held-out loss, where it is due at this step."""
         step = progress.step
-        due = step == len(self.steps) or step % self.settings.evaluate_every == 0
+        due = over or step % self.settings.evaluate_every == 0
         if self.held_out is None or step == 0 or not due or progress.evaluated_step == step:
             return progress
         visit("evaluate")

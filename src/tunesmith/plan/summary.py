@@ -14,7 +14,7 @@ from tunesmith.plan.words_advice import WordFacts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from tunesmith.data.loader import StepPlan
+    from tunesmith.data.loader import RunSteps
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.template import ChatTemplate
 
@@ -54,7 +54,7 @@ class DataSummary:
 
 def summarise(
     data: Prepared,
-    steps: StepPlan,
+    steps: RunSteps,
     template: ChatTemplate,
     tokenizer: PreTrainedTokenizerFast | None = None,
     leaks: tuple[tuple[str, int, int], ...] = (),
@@ -63,13 +63,12 @@ def summarise(
     ledger = data.ledger
     read = [source for source in ledger.sources if source.use == "train"]
     lengths, counts = lengths_of(data)
-    rows = ledger.splits["train"].rows
+    rows = ledger.splits["train"].rows if data.streams is None else steps.row_count
     cut = sum(s.shortened + s.reasons.get("turn_too_long", 0) for s in read)
-    seen = zip(data.train, steps.passes)
     return DataSummary(
         rows=rows,
-        targets=ledger.splits["train"].targets,
-        epochs=float(steps.step_tokens.sum()) / max(1, steps.epoch_tokens),
+        targets=ledger.splits["train"].targets if data.streams is None else steps.total_targets,
+        epochs=steps.total_tokens / max(1, steps.epoch_tokens),
         longest=data.longest,
         attended=float((counts * lengths**2).sum() / max(1, (counts * lengths).sum())),
         cut_share=cut / max(1, sum(s.rows_in - s.not_read for s in read)),
@@ -79,7 +78,7 @@ def summarise(
         validation_rows=len(data.validation) if data.validation is not None else 0,
         template=template.name,
         usual_longest=_quantile(counts, USUAL),
-        source_tokens=tuple(round(s.token_count * passes) for s, passes in seen),
+        source_tokens=tuple(round(share * steps.total_tokens) for share in steps.realised),
         leaks=leaks,
         words=_words(data, template, tokenizer) if tokenizer is not None else None,
     )

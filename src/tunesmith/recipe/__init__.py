@@ -25,6 +25,7 @@ from tunesmith.recipe.sections import (
     Task,
     Tokens,
 )
+from tunesmith.recipe.stream import Stream
 from tunesmith.recipe.tuning import (
     IA3,
     TUNING_ALIASES,
@@ -96,6 +97,7 @@ __all__ = [
     "Source",
     "Stage",
     "Steps",
+    "Stream",
     "Tags",
     "Task",
     "Tokens",

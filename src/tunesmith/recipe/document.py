@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.expand import Part, expand, find, folder_of
@@ -53,7 +53,7 @@ class Recipe(Section):
     """sft learns answers; pretrain learns every token."""
     optim: Optim = Optim()
     """How weights move."""
-    budget: Budget = Epochs(epochs=1)
+    budget: Annotated[Budget, Field(validate_default=True)] = Epochs(epochs=1)
     """How long: {epochs: N}, {steps: N} or {tokens: N}."""
     compute: Compute = Compute()
     """Where and how it is computed."""
@@ -111,6 +111,17 @@ class Recipe(Section):
     @classmethod
     def _objective_kind(cls, value: Any) -> Any:
         return value["kind"] if isinstance(value, dict) and set(value) == {"kind"} else value
+
+    @field_validator("budget")
+    @classmethod
+    def _streams_have_a_length(cls, value: Budget, info: ValidationInfo) -> Budget:
+        data: Data | None = info.data.get("data")
+        streams = [] if data is None else [source.path for source in data.train if source.stream is not None]
+        if streams and not isinstance(value, Steps):
+            raise ValueError(
+                f"counts what a stream does not say: {streams[0]} has no size; say how long to train: {{steps: N}}"
+            )
+        return value
 
     @property
     def tasks(self) -> tuple[Task, ...]:

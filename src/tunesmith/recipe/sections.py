@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from tunesmith.recipe.probes import read_probes
 from tunesmith.recipe.section import Count, Section, Share, ShareOrCount
+from tunesmith.recipe.stream import Stream, stream_fault
 
 DataFormat = Literal[
     "messages", "sharegpt", "alpaca", "prompt_response", "history", "text", "preference", "kto", "choice"
@@ -102,6 +103,14 @@ class Source(Section):
     """What the text is: a token of a book or standard counts as several of a web page, where no weight is given."""
     group: Literal["domain", "general"] = "domain"
     """What it is for: your own task, or general data against forgetting (data.mix.general_ratio)."""
+    stream: Stream | None = None
+    """true, or {at_end, window}: rows are learnt as they come, without an end being known; needs budget.steps.
+    `path` may then also be a named pipe, - (standard input), or FILE.py:FUNCTION, which gives rows from a number on."""
+
+    @field_validator("stream", mode="before")
+    @classmethod
+    def _yes_streams(cls, value: Any) -> Any:
+        return {True: Stream(), False: None}[value] if isinstance(value, bool) else value
 
 
 class Mix(Section):
@@ -181,6 +190,9 @@ class Data(Section):
         if self.mix.general_ratio is not None and groups != {"domain", "general"}:
             lacking = ({"domain", "general"} - groups).pop()
             raise ValueError(f"has mix.general_ratio, but no train source with group: {lacking}")
+        held = (("validation", self.validation), ("test", self.test))
+        if fault := stream_fault(self.train, held, self.limit, self.mix.temperature):
+            raise ValueError(fault)
         return self
 
     @field_validator("train", mode="before")

@@ -36,7 +36,7 @@ def load_own(files: Sequence[str | Path]) -> OwnRules:
     rules = OwnRules({}, {}, {})
     kinds = ((FIND, rules.find), (CLEAN, rules.clean), (DROP, rules.drop))
     for number, file in enumerate(files):
-        held = vars(_module(Path(file), number))
+        held = vars(load_module(Path(file), f"tunesmith_own_rules_{number}"))
         found = 0
         for name, value in held.items():
             for prefix, table in kinds:
@@ -52,10 +52,11 @@ def load_own(files: Sequence[str | Path]) -> OwnRules:
     return rules
 
 
-def _module(path: Path, number: int) -> Any:
-    spec = importlib.util.spec_from_file_location(f"tunesmith_own_rules_{number}", path)
+def load_module(path: Path, name: str) -> Any:
+    """Run a Python file of the user's as a module. Raises UserError."""
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise UserError.at(str(path), "is no Python file", "give a .py file with rules, or a .yaml")
+        raise UserError.at(str(path), "is no Python file", "give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -42,7 +42,8 @@ def leaked_items(
         for item in items:
             leakage.add(HeldText(task.name, item.address, question_of(item.record)))
     found: set[tuple[str, str]] = set()
-    for source in sources if leakage.items else ():
+    whole = [source for source in sources if source.stream is None]  # a stream is learnt from as it comes
+    for source in whole if leakage.items else ():
         opened = open_source(source)
         for raw in itertools.islice(opened.rows, LOOKED_AT):
             read = opened.record(raw)
