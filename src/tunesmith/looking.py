@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
-    """Lengths and ledger of a recipe's data."""
+    """Lengths and ledger of a recipe's data; of a stream, of its first window."""
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.data.spoken import add_budget, describe_rows
     from tunesmith.data.stats import stats as describe
@@ -29,6 +30,11 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     data = prepare_data(
         recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
     )
+    if data.streams is not None:
+        from tunesmith.data.streaming.plan import StreamPlan
+
+        heads = StreamPlan(data.streams, data.train, recipe.data, 1, 1, None, recipe.seed, None)
+        data = replace(data, train=heads.train_sets(data.train), ledger=heads.with_head(data.ledger))
     found = describe(data)
     add_budget(found["sources"])
     return {**found, "rows": describe_rows(recipe.data)}

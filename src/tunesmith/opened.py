@@ -272,10 +272,8 @@ def _held_out(opened: Opened, recipe: Recipe) -> SampleSet | None:
     from tunesmith.data.prepare import prepare
 
     named = (recipe.data.validation, recipe.data.test)
-    files = [source.path for source in recipe.data.train if source.stream is None] + [
-        path for path in named if isinstance(path, str)
-    ]
-    if not all(Path(path).is_file() for path in files):
+    files = [*named, *(source.path for source in recipe.data.train if source.stream is None)]
+    if not all(Path(path).is_file() for path in files if isinstance(path, str)):
         return None
     data = prepare(recipe.data, recipe.objective, opened.tokenizer, opened.template, recipe.seed)
     return data.validation

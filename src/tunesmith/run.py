@@ -206,7 +206,8 @@ def plan_on(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
     if recipe.stages:
         return plan_as_json(plan_stages(recipe, prepare, reporter or Silent(), device))
     work = prepare(recipe, reporter, device)
-    return {**work.plan.to_json(), "mix": work.data.ledger.mix()}
+    ledger = work.data.ledger
+    return {**work.plan.to_json(), "mix": ledger.mix(), "heads": ledger.heads()}
 
 
 # --- training -----------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """kill -9 at many random moments of a small run: each goes on and ends like the undisturbed one, bit for bit.
 
-    python -m tests.faults.kills --kills 100 --seed 0
+    python -m tests.faults.kills --kills 100 --seed 0 [--streaming]
 
 A moment is the n-th visit of a point of the engine (faults.py): chosen by the seed, met exactly, the same everywhere.
 Every fifth run is killed a second time while it goes on. After each kill everything in the folder must be readable.
@@ -28,6 +28,7 @@ from safetensors.torch import load_file
 
 from tests.folders import make_model, write_rows
 from tunesmith import run
+from tunesmith.data.streaming.feed import AHEAD
 from tunesmith.engine import faults
 from tunesmith.engine.checkpoint import verify
 from tunesmith.events import read
@@ -42,8 +43,20 @@ PRELOADED = [
 ]  # fmt: skip
 
 
+STREAM = """
+def rows(start):
+    for n in range(start, 10**9):
+        yield "not a row" if n % 17 == 5 else {"prompt": f"add {n} and 1", "response": f"it is {n + 1}"}
+"""
+
+
 def recipe(folder: Path) -> Recipe:
-    """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch."""
+    """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch.
+
+    Or, where the folder has a stream: from that, mixed with rows that are read again and again.
+    """
+    if (folder / "stream.py").exists():
+        return _streaming(folder)
     return parse(
         {
             "model": str(folder / "model"),
@@ -59,11 +72,34 @@ def recipe(folder: Path) -> Recipe:
     )  # fmt: skip
 
 
-def make(folder: Path) -> Path:
+def _streaming(folder: Path) -> Recipe:
+    """Windows of a few rows, so that shards come and go all the time; bad rows; rows that are held out."""
+    stream = {"path": f"{folder}/stream.py:rows", "stream": {"window": 5}, "format": "prompt_response"}
+    return parse(
+        {
+            "model": str(folder / "model"),
+            "output": str(folder / "run"),
+            "tuning": {"method": "lora", "rank": 2, "dropout": 0.1},
+            "data": {
+                "train": [stream, {"path": str(folder / "rows.jsonl"), "weight": 0.3}],
+                "validation": 3, "max_length": 128, "on_bad_row": "drop",
+            },
+            "optim": {"lr": 1e-2, "batch_tokens": 100, "warmup": 2},
+            "compute": {"precision": "fp32", "micro_tokens": 50},
+            "budget": {"steps": 20},
+            "evaluation": {"every": 6},
+            "checkpoint": {"every": 2, "keep": 2},
+        }
+    )  # fmt: skip
+
+
+def make(folder: Path, streaming: bool = False) -> Path:
     """A folder with all that the run needs."""
     folder.mkdir()
     make_model(folder / "model")
     write_rows(folder / "rows.jsonl", 16)
+    if streaming:
+        (folder / "stream.py").write_text(STREAM)
     return folder
 
 
@@ -136,15 +172,22 @@ def unreadable(folder: Path) -> list[str]:
 def moments(folder: Path, kills: int, seed: int) -> list[tuple[str, int]]:
     """Random visits of an undisturbed run, each at most once as long as there are enough."""
     visits = json.loads((folder / "visits.json").read_text())
+    for point in (
+        "stream_row",
+        "stream_shard",
+    ):  # how far ahead of the end a stream is read is nobody's promise
+        visits[point] = visits.get(point, 0) - AHEAD - 1
     every = [(point, at) for point, count in sorted(visits.items()) for at in range(1, count + 1)]
     draw = random.Random(seed)
     chosen = draw.sample(every, min(kills, len(every)))
     return chosen + draw.choices(every, k=kills - len(chosen))
 
 
-def try_all(kills: int, seed: int, place: Path, workers: int = 2) -> tuple[Counter[str], list[str]]:
+def try_all(
+    kills: int, seed: int, place: Path, workers: int = 2, streaming: bool = False
+) -> tuple[Counter[str], list[str]]:
     """Kill, look, go on, compare. Returns how often each point was met, and every fault found."""
-    whole = make(place / "whole")
+    whole = make(place / "whole", streaming)
     assert elsewhere(whole, "report:99:kill") == 0
     expected = outcome(whole)
     chosen = moments(whole, kills, seed)
@@ -157,7 +200,8 @@ def try_all(kills: int, seed: int, place: Path, workers: int = 2) -> tuple[Count
         folder = place / f"kill-{number:03d}"
         folder.mkdir()
         shutil.copytree(whole / "model", folder / "model")
-        shutil.copy(whole / "rows.jsonl", folder / "rows.jsonl")
+        for name in ("rows.jsonl", *(["stream.py"] if streaming else [])):
+            shutil.copy(whole / name, folder / name)
         found = _one(folder, plans[number], expected)
         shutil.rmtree(folder)
         return found
@@ -195,10 +239,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--streaming", action="store_true", help="of a run that learns from a stream")
     asked = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        met, wrong = try_all(asked.kills, asked.seed, Path(place), asked.workers)
+        met, wrong = try_all(asked.kills, asked.seed, Path(place), asked.workers, asked.streaming)
     print("| point | kills |\n|---|---:|")
     for point in faults.POINTS:
         if met[point]:

@@ -18,6 +18,14 @@ def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_fifty_kills_within_a_stream_lose_nothing(tmp_path: Path) -> None:
+    met, wrong = try_all(50, 3, tmp_path, streaming=True)
+    assert wrong == []
+    assert sum(met.values()) == 50
+
+
+@pytest.mark.slow
 def test_four_kills_of_another_seed_lose_nothing(tmp_path: Path) -> None:
     _, wrong = try_all(4, 7, tmp_path)
     assert wrong == []

@@ -33,9 +33,13 @@ def test_the_summary_counts_what_rules_ask_for() -> None:
         {"train": SplitLedger(8, 8, 80, 50), "validation": SplitLedger(3, 3, 20, 10), "test": SplitLedger()},
     )
     data = SimpleNamespace(
-        train=(samples(10, 30), samples(20, 20)), validation=samples(5, 5, 5), ledger=ledger, longest=30
+        train=(samples(10, 30), samples(20, 20)),
+        validation=samples(5, 5, 5),
+        ledger=ledger,
+        longest=30,
+        streams=None,
     )
-    steps = SimpleNamespace(step_tokens=np.array([80, 80, 40]), epoch_tokens=80, passes=(2.0, 3.0))
+    steps = SimpleNamespace(total_tokens=200, epoch_tokens=80, passes=(2.0, 3.0), realised=(0.4, 0.6))
     found = summarise(data, steps, SimpleNamespace(name="plain"))  # type: ignore[arg-type]
     assert (found.rows, found.targets, found.sources, found.validation_rows) == (8, 50, 1, 3)
     assert found.epochs == 2.5

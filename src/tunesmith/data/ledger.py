@@ -126,6 +126,10 @@ class Ledger:
         names = ("path", "requested_share", "realised_share", "repeats")
         return [{name: getattr(s, name) for name in names} for s in self.sources if s.use == "train"]
 
+    def heads(self) -> list[dict[str, Any]]:
+        """Of each stream, how many rows have been looked at: what a forecast rests on."""
+        return [{"path": s.path, "rows": s.rows_in} for s in self.sources if s.learnt_samples is not None]
+
     def with_repeats(
         self, repeats: Sequence[float], requested: Sequence[float] = (), realised: Sequence[float] = ()
     ) -> Ledger:

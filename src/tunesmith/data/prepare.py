@@ -87,12 +87,7 @@ def prepare(
     for (use, source), content in zip(inputs, hashes):
         reading.read(use, source, content)
     reading.raise_problems()
-    changed = [n for n, (_, source) in enumerate(inputs) if hash_file(source.path) != hashes[n]]
-    for number in changed:
-        reading.sources[number].discard()
-    if changed:
-        what = "changed while it was being read"
-        raise DataError([Problem(inputs[number][1].path, what, "run again") for number in changed])
+    _require_unchanged(reading, inputs, hashes)
     validation, test = (None if isinstance(part, str) else part for part in (data.validation, data.test))
     found = index_of(reading.sources, validation, test, seed)
     every = [each for sets in found.sets.values() for each in sets]
@@ -111,6 +106,18 @@ def prepare(
         if streamed
         else None,
     )
+
+
+def _require_unchanged(
+    reading: _Reading, inputs: Sequence[tuple[Split, Source]], hashes: Sequence[str]
+) -> None:
+    """No file may have changed under the reading; what was made of one that has is taken away."""
+    changed = [n for n, (_, source) in enumerate(inputs) if hash_file(source.path) != hashes[n]]
+    for number in changed:
+        reading.sources[number].discard()
+    if changed:
+        what = "changed while it was being read"
+        raise DataError([Problem(inputs[number][1].path, what, "run again") for number in changed])
 
 
 def _require_files(paths: Iterable[str]) -> None:

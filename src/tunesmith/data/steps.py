@@ -88,6 +88,11 @@ class StepPlan:
     def release(self, step: int, oldest: int) -> None:
         """Step `step` is reached, and no step before `oldest` will be asked for again."""
 
+    @property
+    def waits_for(self) -> str:
+        """What a step may have to wait for."""
+        return "rows"
+
     def words_of_end(self, step: int) -> str | None:
         """Why no step follows this one, where more were asked for: only streams end early."""
         return None

@@ -160,7 +160,7 @@ class _Loop:
         """Whether no step follows. The rows of a stream are waited for, unless somebody asks to stop meanwhile."""
         if self._asked_to_stop(progress) is not None and progress.step < len(self.steps):
             return False
-        self.pulse.beat("waiting for rows", progress.step)
+        self.pulse.beat(f"waiting for {self.steps.waits_for}", progress.step)
         over = self.steps.is_over(progress.step, self._may_wait)
         if over and (words := self.steps.words_of_end(progress.step)) is not None:
             action = "the run ends here, with what it has learnt; its rate was that of the longer run"

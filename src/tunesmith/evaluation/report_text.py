@@ -300,7 +300,25 @@ def _data(ledger: Json) -> str:
         if split["rows"]
     )
     parts = ["## The data", _table(head, rows, range(3, 10)), f"{splits}. Every row is accounted for."]
-    return "\n\n".join([*parts, *said])
+    return "\n\n".join([*parts, *said, *_mixing(ledger)])
+
+
+def _mixing(ledger: Json) -> list[str]:
+    """What each of several train sources was asked to give of the run's tokens, and what it gave."""
+    sources = [source for source in ledger["sources"] if source.get("realised_share") is not None]
+    streams = [
+        f"`{source['path']}` is a stream: {source['learnt_samples']:,} samples of the {source['rows_in']:,} rows "
+        "read so far were learnt from; what else it holds is not known."
+        for source in sources
+        if source.get("learnt_samples") is not None
+    ]
+    if len(sources) < 2:
+        return streams
+    rows = [
+        [f"`{s['path']}`", f"{s['requested_share']:.1%}", f"{s['realised_share']:.1%}", f"{s['repeats']:.2f}"]
+        for s in sources
+    ]
+    return [_table(["source", "tokens asked", "tokens given", "times read"], rows, range(1, 4)), *streams]
 
 
 def _cost(report: Json) -> str:

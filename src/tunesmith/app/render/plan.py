@@ -21,6 +21,8 @@ def page(plan: dict[str, Any], note: str = "") -> RenderableType:
         verdict(plan),
         overview(plan),
         each,
+        mixing(plan),
+        heads(plan),
         memory(plan),
         stacked(plan),
         largest(plan),
@@ -65,6 +67,35 @@ def _beside_the_card(host_bytes: int) -> list[tuple[str, str]]:
     """What is moved to the main memory, if anything is."""
     return (
         [("main memory", f"{base.size(host_bytes)} pinned, moved there from the card")] if host_bytes else []
+    )
+
+
+def mixing(plan: dict[str, Any]) -> RenderableType | None:
+    """What each of several sources was asked to give of the run's tokens, and what it gives."""
+    sources = plan.get("mix", [])
+    if len(sources) < 2:
+        return None
+    rows = [
+        (
+            Text(base.visible(source["path"])),
+            Text(base.share(source["requested_share"] or 0.0, 1.0), "quiet"),
+            Text(base.share(source["realised_share"] or 0.0, 1.0)),
+            Text(f"{source['repeats']:.3g}x", "quiet"),
+        )
+        for source in sources
+    ]
+    return base.table(["mixing", "asked", "given", "read"], rows, right=[1, 2, 3])
+
+
+def heads(plan: dict[str, Any]) -> RenderableType | None:
+    """What the forecast of a run that reads streams rests on."""
+    lines = [
+        f"from the first {base.many(each['rows'], 'row')} of {base.visible(each['path'])}: "
+        "a stream does not say what else it holds, nor that it goes on so long"
+        for each in plan.get("heads", [])
+    ]
+    return (
+        Group(*(base.indent(base.bullet(Text("›", "warn"), Text(line))) for line in lines)) if lines else None
     )
 
 

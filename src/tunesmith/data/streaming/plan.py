@@ -241,6 +241,11 @@ class StreamPlan:
         if self._ledger is not None:
             self._told(self.ledger(self._ledger, step))
 
+    @property
+    def waits_for(self) -> str:
+        """What a step may have to wait for."""
+        return f"rows of {' and '.join(lane.feed.source.path for lane in self._streams.values())}"
+
     def words_of_end(self, step: int) -> str | None:
         """Why no step follows this one, where more were asked for."""
         if self._ended is None or step >= self._steps:
@@ -359,7 +364,8 @@ class StreamPlan:
     def with_head(self, finite: Ledger) -> Ledger:
         """The books of the finite sources, with what was read of the streams before the run begins."""
         self._ledger = finite
-        return self._with_streams(finite, *self._head.learnt(self.known)[:2], self._accounts)
+        found = self._with_streams(finite, *self._head.learnt(self.known)[:2], self._accounts)
+        return found.with_repeats(self.passes, self.requested, self.realised)
 
     def ledger(self, known: Ledger, step: int) -> Ledger:
         """The books when `step` steps were taken: of each stream what was read by then."""

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -56,6 +56,11 @@ def kind_of(source: Source) -> str:
         name, colon, function = path.rpartition(":")
         return "function" if colon and function.isidentifier() and name else "files"
     return "files" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "pipe"
+
+
+def pipes_among(sources: Iterable[Source]) -> list[str]:
+    """Streams that can be read only once."""
+    return [source.path for source in sources if source.stream is not None and kind_of(source) == "pipe"]
 
 
 def read_stream(source: Source, place: Place) -> Iterator[tuple[RawRow, Place]]:
