@@ -310,3 +310,13 @@ def test_a_section_has_at_most_twelve_fields_each_with_a_docstring():
 def test_the_keys_of_a_recipe_are_these():
     """Growing them is a decision."""
     assert sorted(recipes.Recipe.model_fields) == sorted(parse_yaml(DESIGN, "d"))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("on", "on"), ("off", "off"), ('"on"', "on"), ("auto", "auto")]
+)
+def test_on_and_off_are_words_where_a_choice_has_them(tmp_path, written, meant):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"model: m\ndata: {{train: a.jsonl}}\ncompute: {{trunk_cache: {written}}}\n")
+    assert load(path).compute.trunk_cache == meant
+    assert load(path, ["compute.checkpointing=off"]).compute.checkpointing == "off"

@@ -50,6 +50,7 @@ RECIPE: Mapping[str, Rule] = {
     "compute.micro_tokens": Rule(_ROUNDED, harmless=True),
     "compute.checkpointing": Rule("activations are kept or computed again: the same numbers", harmless=True),
     "compute.offload": Rule("where inputs are kept: the same numbers", harmless=True),
+    "compute.trunk_cache": Rule(_ROUNDED, harmless=True),
     "compute.deterministic": Rule(_ROUNDED, harmless=True),
     "compute.precision": Rule("computed in another precision from here on"),
     "model": Rule("what was learnt so far was learnt on another model"),
@@ -190,6 +191,9 @@ def as_begun(plan: Plan, folder: RunFolder, changes: Iterable[Change]) -> Plan:
     keys = {"precision": "compute", "checkpointing": "compute", "micro_tokens": "compute", "lr": "optim"}
     changed = {change.where for change in changes}
     kept = {k: stored[k] for k, room in keys.items() if k in stored and f"{room}.{k}" not in changed}
+    if "compute.trunk_cache" not in changed:
+        on = bool(stored.get("trunk", {}).get("on"))
+        kept["trunk"] = replace(plan.trunk, on=on and plan.trunk.layers > 0)
     return replace(plan, **kept)
 
 

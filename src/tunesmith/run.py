@@ -46,10 +46,10 @@ from tunesmith.suited import (
     require_suited_parts,
 )
 from tunesmith.tracking.start import following
+from tunesmith.trunk import fit_above_trunk
 from tunesmith.work import (
     Work,
     base_of,
-    fit_to_data,
     save_trained,
     scores_at,
     surroundings_of,
@@ -113,6 +113,7 @@ def prepare(
     ahead: what a stage will start from, while its model is yet to be trained.
     kept: what a run that goes on has kept of its streams.
     """
+    from tunesmith.data.cache import free_bytes as cache_room
     from tunesmith.data.doctor.tasks import leaked_items
     from tunesmith.data.prepare import prepare as prepare_data
     from tunesmith.evaluation.tasks import read_tasks
@@ -141,7 +142,9 @@ def prepare(
     require_suited_length(recipe, len(steps))
     shape, worst = _measured(steps, data, recipe.data.packing)
     summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
-    plan = make_plan(recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst)
+    plan = make_plan(
+        recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst, cache_room=cache_room()
+    )
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 
@@ -180,6 +183,8 @@ def _measured(steps: RunSteps, data: Prepared, packing: bool) -> tuple[RunShape,
         step_tokens=int(steps.step_tokens.max()),
         longest=data.longest,
         rows=steps.row_count,
+        once=None if data.streams is not None else steps.epoch_tokens,
+        held_out=data.validation.token_count if data.validation is not None else 0,
     )
     chosen = telling(steps.step_tokens, steps.step_targets, steps.step_longest)
     return shape, worst_among([steps.measure(step) for step in chosen], packing)
@@ -371,7 +376,7 @@ def _train(
     visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
     with contextlib.closing(work.steps):
-        fitted = fit_to_data(work, tuned, method, store, reporter, stop_after=stop_after, anyway=anyway)
+        fitted, trunk = fit_above_trunk(work, tuned, method, store, reporter, stop_after, anyway)
     ledger = work.steps.ledger(work.data.ledger, fitted.progress.step)
     _write_ledger(folder, ledger)
     finished = fitted.status != "interrupted"
@@ -385,7 +390,7 @@ def _train(
     visit("report")
     write_report(
         folder, work.recipe, before=before, after=after, test=test, ledger=ledger, plan=work.plan,
-        fit=fitted, facts=work.facts, trainable=tuned.trainable_count,
+        fit=fitted, facts=work.facts, trainable=tuned.trainable_count, trunk=trunk,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     reporter.event(Finished(step=fitted.progress.step, status=fitted.status, seconds=seconds))

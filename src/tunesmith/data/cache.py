@@ -3,6 +3,7 @@
 ~/.cache/tunesmith/                 or $TUNESMITH_CACHE, or $XDG_CACHE_HOME/tunesmith
     tokens/3f9c../  manifest.json shard-00000.bin ..    the rows of one source as tokens
     splits/81d2../  index.json index.bin                which rows a recipe learns from, and which it holds out
+    trunks/c07b../  manifest.json block-00000.bin ..    what the frozen layers of a model make of rows
     stamps/ab01..json                                   the hash of a file, and what the file system said of it then
 """
 
@@ -24,7 +25,7 @@ from typing import Any
 
 from tunesmith.errors import DataError
 
-KINDS = ("tokens", "splits")
+KINDS = ("tokens", "splits", "trunks")
 # Who makes an entry locks the one; who reads it holds the other, which only clearing asks for.
 _LOCK, _LEASE = "lock", "lease"
 # A file may change twice within one tick of the clock: a stamp this young proves nothing (git's "racy" entries).
@@ -39,6 +40,15 @@ def root() -> Path:
         return Path(asked).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "tunesmith"
+
+
+def free_bytes() -> int | None:
+    """Room left on the disk of the caches; None where nobody says."""
+    place = next((path for path in (root(), *root().parents) if path.is_dir()), None)
+    try:
+        return None if place is None else shutil.disk_usage(place).free
+    except OSError:
+        return None
 
 
 @cache
@@ -180,7 +190,7 @@ def entries() -> list[Entry]:
 
 
 def _entry(kind: str, path: Path) -> Entry:
-    document = read_document(path / ("manifest.json" if kind == "tokens" else "index.json"))
+    document = read_document(path / ("index.json" if kind == "splits" else "manifest.json"))
     about = document["about"] if isinstance(document, dict) and "about" in document else {}
     lease = path / _LEASE
     return Entry(

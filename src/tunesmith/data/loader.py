@@ -36,6 +36,9 @@ class Batch:
     # A tree (sharing.py): the segment each segment goes on from, or -1; and place, target and weight of all targets.
     parents: Tensor | None = None  # Int64[Tensor, "segments"]
     learns: tuple[Tensor, Tensor, Tensor | None] | None = None  # places (rising), targets, weights; [n] each
+    states: Tensor | None = (
+        None  # Float[Tensor, "B T d"] that the frozen layers give, where they are kept on disk
+    )
 
     @property
     def tokens(self) -> int:
@@ -65,17 +68,31 @@ def collate(samples: Sequence[Sample], packing: bool) -> Batch:
     def lay(column: Sequence[ndarray], fill: int) -> Tensor:
         if packing:
             return torch.from_numpy(np.concatenate(column))[None]
-        rows = np.full((len(column), width), fill, column[0].dtype)
+        rows = np.full((len(column), width, *column[0].shape[1:]), fill, column[0].dtype)
         for row, values in zip(rows, column):
             row[: len(values)] = values
         return torch.from_numpy(rows)
 
     positions = [np.arange(len(sample.input_ids)) for sample in samples]
     weighted = any(sample.weights is not None for sample in samples)
+    states = states_of(samples)
     return Batch(
         lay([sample.input_ids.astype(np.int64) for sample in samples], 0),
         lay([sample.labels.astype(np.int64) for sample in samples], IGNORED),
         lay(positions if packing else [np.arange(width)] * len(samples), 0),
         lay([np.full_like(places, number) for number, places in enumerate(positions)], -1),
         lay([weights_of(sample) for sample in samples], 0) if weighted else None,
+        states=None if states is None else as_numbers(lay(states, 0)),
     )
+
+
+def states_of(samples: Sequence[Sample]) -> list[ndarray] | None:
+    """What the frozen layers make of each, where that is kept: of all, or of none."""
+    found = [sample.states for sample in samples if sample.states is not None]
+    assert len(found) in (0, len(samples))
+    return found or None
+
+
+def as_numbers(stored: Tensor) -> Tensor:
+    """States as they were computed: bf16 is stored as the int16 of the same bits."""
+    return stored.view(torch.bfloat16) if stored.dtype == torch.int16 else stored

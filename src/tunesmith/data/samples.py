@@ -54,6 +54,7 @@ class Sample:
     labels: ndarray  # Int32[ndarray, "T"]
     address: str
     weights: ndarray | None = None  # Float32[ndarray, "T"] of the labels; None: each target weighs 1
+    states: ndarray | None = None  # [T, d], what the frozen layers make of it (states.py), where that is kept
 
 
 def to_sample(rendering: Rendering) -> Sample:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
-from tunesmith.data.loader import Batch
+from tunesmith.data.loader import Batch, as_numbers
 from tunesmith.data.packing import pack
 from tunesmith.data.samples import IGNORED, Sample, weights_of
 
@@ -83,6 +83,7 @@ class _Tree:
         self.places: list[ndarray] = []
         self.targets: list[ndarray] = []
         self.weights: list[ndarray] = []
+        self.states: list[ndarray] = []
         self.weighted = False
         self.size = 0
 
@@ -94,6 +95,8 @@ class _Tree:
             if end > depth:
                 path = np.concatenate([path, self.size + np.arange(end - depth)])
                 self.ids.append(first[depth:end])
+                if rows[0].states is not None:
+                    self.states.append(rows[0].states[depth:end])
                 self.positions.append(np.arange(depth, end))
                 self.parents.append(parent)
                 self.size += end - depth
@@ -129,9 +132,11 @@ class _Tree:
         learns = [torch.from_numpy(x[order]) for x in (places, targets)]
         weighed = torch.from_numpy(weights[order]) if self.weighted else None
         parents = torch.tensor(self.parents)
+        states = as_numbers(torch.from_numpy(np.concatenate(self.states))[None]) if self.states else None
         return Batch(
-            ids_T, labels_T, positions_T, segments_T, parents=parents, learns=(learns[0], learns[1], weighed)
-        )
+            ids_T, labels_T, positions_T, segments_T, parents=parents,
+            learns=(learns[0], learns[1], weighed), states=states,
+        )  # fmt: skip
 
 
 def _go_on_alike(a: Sample, b: Sample, depth: int) -> bool:

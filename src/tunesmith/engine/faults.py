@@ -18,6 +18,7 @@ POINTS = (
     "prepared",  # the plan is made, the run folder is not
     "before",  # before the evaluation of the base
     "tuned",  # the method has prepared the model, the loop has not begun
+    "trunk",  # before a block of the frozen layers' outputs is computed
     "step",  # before the batches of a step are computed
     "forward",  # before each micro-batch's forward
     "backward",  # before each micro-batch's backward

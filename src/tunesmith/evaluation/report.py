@@ -79,8 +79,12 @@ def write_report(
     fit: Fitted,
     facts: ModelFacts,
     trainable: int,
+    trunk: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write report.json and report.md; return the JSON. `after` is null while a run is interrupted."""
+    """Write report.json and report.md; return the JSON. `after` is null while a run is interrupted.
+
+    trunk: the frozen layers that were computed once, and what that saved.
+    """
     happened = list(events.read(folder.events))
     report = {
         "schema": 1,
@@ -91,9 +95,10 @@ def write_report(
         "forgetting": compare(before, after, recipe.evaluation.tasks) if before and after else {},
         "heldout_change": compare_heldout(before.heldout, after.heldout) if before and after else None,
         "ledger": ledger.to_json(),
-        "plan": _plan_against_measured(plan, fit.progress, happened),
+        "plan": _plan_against_measured(plan, fit.progress, happened, trunk),
         "training": _training(fit.progress),
         "parameters": {"total": facts.parameters, "trainable": trainable},
+        "trunk": trunk,
     }
     write_json(folder.report, report)
     write_atomically(folder.report_text, to_markdown(report, recipe, folder, happened))
@@ -110,12 +115,14 @@ def _training(progress: Spent) -> dict[str, Any]:
     }
 
 
-def _plan_against_measured(plan: Forecast, progress: Spent, happened: list[dict[str, Any]]) -> dict[str, Any]:
+def _plan_against_measured(
+    plan: Forecast, progress: Spent, happened: list[dict[str, Any]], trunk: dict[str, Any] | None
+) -> dict[str, Any]:
     """Forecast and measurement, side by side; null where there is none."""
     peaks = [event["peak_bytes"] for event in happened if event.get("kind") == "stepped"]
     return {
         "predicted_peak_bytes": plan.peak_bytes,
         "measured_peak_bytes": max(peaks, default=None),
         "predicted_seconds": plan.seconds,
-        "measured_seconds": progress.seconds,
+        "measured_seconds": progress.seconds + (trunk["filled_seconds"] if trunk else 0.0),
     }

@@ -328,7 +328,18 @@ def _cost(report: Json) -> str:
         [name, show(plan[f"predicted_{key}"]), show(plan[f"measured_{key}"])]
         for name, key, show in (("peak memory", "peak_bytes", _bytes), ("training time", "seconds", _seconds))
     ]
-    return "## The forecast, and what happened\n\n" + _table(["", "planned", "measured"], rows, (1, 2))
+    text = "## The forecast, and what happened\n\n" + _table(["", "planned", "measured"], rows, (1, 2))
+    return text + _trunk(report.get("trunk"))
+
+
+def _trunk(found: Json | None) -> str:
+    """What computing the frozen layers once has saved."""
+    if not found:
+        return ""
+    how = "read from the cache" if not found["filled_tokens"] else "computed once"
+    text = f"\n\nThe lowest {found['layers']} layers never change: {how} ({_bytes(found['bytes'])} on disk)"
+    saved = found["saved_seconds"]
+    return text + (f", which saved about {_seconds(saved)}." if saved and saved > 0 else ".")
 
 
 def _measured_how(report: Json) -> str:

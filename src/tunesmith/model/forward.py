@@ -1,6 +1,7 @@
 """The one forward pass: what a packed batch says at the positions where something is learnt.
 
 known family   batch -> decoder (packed attention; its last layer only where something is learnt) -> [n d], and its head
+               rows that bring states begin above the layers that never change (trunk.py)
 any other      batch -> documents of equal length together, unpadded -> the model's own forward -> logits [n V]
 """
 
@@ -16,6 +17,7 @@ from tunesmith.kernels import attention, head
 from tunesmith.kernels.documents import LastLayer, ask_only, group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.last_layer import WATCHED, asking_at, may_ask_less
+from tunesmith.model.trunk import standing_in
 from tunesmith.model.virtual import ids_before, lengthen
 
 if TYPE_CHECKING:
@@ -126,9 +128,9 @@ def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tenso
     documents = group_documents(batch.segments, batch.parents)
     if device.type != "cpu":
         documents, last = documents.to(device), None if last is None else last.to(device)
-    with asking_at(lm, last):
+    with asking_at(lm, last), standing_in(lm, batch.states) as states:
         return lm.base_model(
-            input_ids=batch.input_ids.to(device),
+            **(states or {"input_ids": batch.input_ids.to(device)}),
             position_ids=batch.positions.to(device),
             use_cache=False,
             documents=documents,

@@ -44,6 +44,10 @@ class RunShape:
     step_tokens: int
     longest: int
     rows: int = 0  # 0: unknown
+    once: int | None = (
+        0  # tokens of all rows to train on, each counted once; 0: unknown, None: streams have no end
+    )
+    held_out: int | None = None  # tokens of the rows held out; None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +136,16 @@ class Setting:
 
     def seconds(self, load: Load) -> float:
         """A step on a machine of this kind, for comparing loads."""
-        speed = card_speed(self.device.name) if self.device.kind == "cuda" else _PROCESSOR
         size = numbers(load.trains, load.bf16)
         tokens = self.shape.tokens / self.shape.steps if self.shape else self.step_tokens
         pieces = max(1.0, tokens / load.tokens)
         stretch = Stretch(tokens, tokens * load.targets / load.tokens, self.attended, pieces)
-        return train_work(load, load.trains, size, stretch).seconds(speed)
+        return train_work(load, load.trains, size, stretch).seconds(self.table_speed)
+
+    @property
+    def table_speed(self) -> Speed:
+        """Of a machine of this kind."""
+        return card_speed(self.device.name) if self.device.kind == "cuda" else _PROCESSOR
 
 
 def choose(setting: Setting) -> Load:

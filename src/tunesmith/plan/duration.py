@@ -140,7 +140,9 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
     costs = layer_costs(facts, trains, size, 1.0)
     again = recomputed_layers(costs, load.recomputed)
     for layer, cost in enumerate(costs):
-        total += _layer_work(load, trains, layer, cost, size, stretch, layer in again)
+        if layer >= load.trunk:
+            total += _layer_work(load, trains, layer, cost, size, stretch, layer in again)
+    total += reading_work(load, size, stretch)
     trainable = trainable_parameters(load.tuning, facts)
     flops = stretch.targets * facts.embedding_parameters * (4 + 2 * trains.head(facts))
     update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
@@ -214,16 +216,24 @@ def _read_bytes(load: Load, size: Numbers) -> float:
     return load.frozen_bytes if load.tuning.base == "none" else FOUR_BIT_BYTES + 2 * size.compute
 
 
-def forward_work(facts: ModelFacts, size: Numbers, stretch: Stretch) -> Work:
-    """Evaluating: no gradients."""
-    each = facts.layers * (2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length)
+def forward_work(
+    facts: ModelFacts, size: Numbers, stretch: Stretch, layers: int | None = None, head: bool = True
+) -> Work:
+    """Evaluating, through all layers or so many of them, with or without the head: no gradients."""
+    layers = facts.layers if layers is None else layers
+    each = layers * (2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length)
+    targets = stretch.targets * head
     return Work(
-        stretch.tokens * each + stretch.targets * 2 * facts.embedding_parameters,
-        stretch.tokens * facts.layers * _forward_bytes(facts, size)
-        + stretch.targets * facts.vocab_size * HEAD_TRAFFIC / 2,
-        stretch.micro_batches * facts.layers * OPERATORS_PER_LAYER / 3,
-        stretch.tokens * stretch.length * facts.heads * facts.layers / 3,
+        stretch.tokens * each + targets * 2 * facts.embedding_parameters,
+        stretch.tokens * layers * _forward_bytes(facts, size) + targets * facts.vocab_size * HEAD_TRAFFIC / 2,
+        stretch.micro_batches * layers * OPERATORS_PER_LAYER / 3,
+        stretch.tokens * stretch.length * facts.heads * layers / 3,
     )
+
+
+def reading_work(load: Load, size: Numbers, stretch: Stretch) -> Work:
+    """What the frozen layers gave, read from disk: out of the system's memory of it, into a batch, onto the device."""
+    return Work(bytes=3 * stretch.tokens * load.facts.hidden_size * size.residual * (load.trunk > 0))
 
 
 def _forward_bytes(facts: ModelFacts, size: Numbers) -> float:

@@ -5,7 +5,7 @@ recipe + facts + run shape + device -> Plan(memory by term, time, disk, advice, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,11 +15,21 @@ from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
 from tunesmith.plan.choice import RunShape, Setting, choose
 from tunesmith.plan.device import Device
-from tunesmith.plan.duration import Speed, Stretch, Work, find_speed, forward_work, model_flops, train_work
+from tunesmith.plan.duration import (
+    Speed,
+    Stretch,
+    Work,
+    find_speed,
+    forward_work,
+    model_flops,
+    reading_work,
+    train_work,
+)
 from tunesmith.plan.ladder import Rung, climb_down, nearest
 from tunesmith.plan.measured import stated
 from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
 from tunesmith.plan.reach import reach
+from tunesmith.plan.trunk import Times, TrunkPlan, decide
 from tunesmith.recipe import Recipe, steps_of
 from tunesmith.tuning.footprint import trainable_parameters
 from tunesmith.tuning.methods import METHODS
@@ -54,6 +64,7 @@ class Plan:
     attended: float  # mean length of the document that a token stands in
     step_seconds: float | None
     flops: float | None  # of all steps, nothing computed twice
+    trunk: TrunkPlan  # frozen layers that are computed once
 
     @property
     def fits(self) -> bool:
@@ -104,6 +115,7 @@ class Plan:
             "checkpointing": self.checkpointing,
             "micro_tokens": self.micro_tokens,
             "lr": self.lr,
+            "trunk": self.trunk.to_json(),
         }
 
 
@@ -116,23 +128,22 @@ def make_plan(
     speed: Speed | None = None,
     runs: tuple[PastRun, ...] | None = None,
     worst: Worst | None = None,
+    cache_room: int | None = None,
 ) -> Plan:
-    """The plan of a recipe. Without a shape (data not read) there are no steps and no time.
+    """The plan of a recipe. Without a shape (data not read) there are no steps and no time. cache_room: free bytes.
 
-    Raises RecipeError where the tuning names what the model lacks.
+    Raises RecipeError where the tuning names what the model lacks, or the recipe asks for what cannot be.
     """
-    trainable = trainable_parameters(recipe.tuning, facts)
     setting = Setting(recipe, facts, shape, device, summary, worst)
-    precision, load = setting.precision, choose(setting)
+    precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
     memory = _with_stated_error(forecast_memory(load), device, facts)
     seconds, step_seconds, flops = _times(setting, load, speed)
-    fits = memory.device_bytes <= device.memory_bytes
-    rungs = climb_down(setting)
-    close = nearest(rungs)
+    rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
+    close = nearest(rungs)
     case = Case(
-        recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary, fits,
-        dict(close.change) if close else {}, runs, seconds,
+        recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary,
+        memory.device_bytes <= device.memory_bytes, dict(close.change) if close else {}, runs, seconds,
         room=memory.device_bytes / max(1, device.memory_bytes),
         wide_fits=setting.fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"}))),
     )  # fmt: skip
@@ -156,7 +167,37 @@ def make_plan(
         attended=setting.attended,
         step_seconds=step_seconds,
         flops=flops,
+        trunk=trunk,
     )
+
+
+def _chosen(setting: Setting, speed: Speed | None, room: int | None) -> tuple[Load, TrunkPlan]:
+    """How a step is cut, and whether the frozen layers are computed once: by the time of the run with and without."""
+    load = choose(setting)
+    trunk = _trunk(setting, load, speed, room)
+    return replace(load, trunk=trunk.layers if trunk.on else 0), trunk
+
+
+def _trunk(setting: Setting, load: Load, speed: Speed | None, room: int | None) -> TrunkPlan:
+    recipe, shape, summary = setting.recipe, setting.shape, setting.summary
+    if shape is None or shape.once is None:
+        why = "the data were not read" if shape is None else "each row of a stream is read once"
+        return decide(recipe, load, why, room, None, None)
+    speed = speed or find_speed(setting.device, setting.facts)
+
+    def times(at: Speed) -> Callable[[Load], Times]:
+        def of(kept: Load) -> Times:
+            plain, filling = replace(kept, trunk=0), _filling(recipe, kept, shape, summary).seconds(at)
+            return Times(
+                _seconds(recipe, plain, shape, summary, at),
+                _seconds(recipe, kept, shape, summary, at),
+                filling,
+            )
+
+        return of
+
+    tokens = _once(shape, summary) + _held_out_tokens(recipe, shape, summary)
+    return decide(recipe, load, tokens, room, times(setting.table_speed), times(speed))
 
 
 def _times(
@@ -199,11 +240,34 @@ def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary |
     size = numbers(load.trains, load.bf16)
     tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
     length = summary.attended if summary else shape.longest / 2
-    held = shape.tokens * _held_out_share(recipe) / max(1.0, summary.epochs if summary else 1.0)
+    held = _held_out_tokens(recipe, shape, summary)
     held_out = Stretch(held, held * targets / tokens, length, held / load.tokens)
     evaluations = shape.steps / steps_of(recipe.evaluation.every, shape.steps)
     once = _step_work(load, shape, length).seconds(speed)
-    return shape.steps * once + evaluations * forward_work(load.facts, size, held_out).seconds(speed)
+    evaluation = forward_work(load.facts, size, held_out, load.facts.layers - load.trunk)
+    evaluation += reading_work(load, size, held_out)
+    filling = _filling(recipe, load, shape, summary).seconds(speed)
+    return shape.steps * once + evaluations * evaluation.seconds(speed) + filling
+
+
+def _filling(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None) -> Work:
+    """The frozen layers once through all rows, held out ones too; written once."""
+    tokens = _once(shape, summary) + _held_out_tokens(recipe, shape, summary)
+    length = summary.attended if summary else shape.longest / 2
+    stretch = Stretch(tokens, 0, length, tokens / load.tokens)
+    size = numbers(load.trains, load.bf16)
+    return forward_work(load.facts, size, stretch, load.trunk, head=False) + reading_work(load, size, stretch)
+
+
+def _once(shape: RunShape, summary: DataSummary | None) -> float:
+    """Tokens of all rows to train on, each counted once."""
+    return shape.once or shape.tokens / max(1.0, summary.epochs if summary else 1.0)
+
+
+def _held_out_tokens(recipe: Recipe, shape: RunShape, summary: DataSummary | None) -> float:
+    if shape.held_out is not None:
+        return shape.held_out
+    return shape.tokens * _held_out_share(recipe) / max(1.0, summary.epochs if summary else 1.0)
 
 
 def _step_work(load: Load, shape: RunShape, length: float) -> Work:

@@ -29,19 +29,13 @@ from tunesmith.plan.activations import (
 )
 from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
 from tunesmith.plan.measured import UNMEASURED
+from tunesmith.plan.slack import allocator_slack
 from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
 FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
-# What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request. On a
-# processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
-# blocks badly; those of 32 MiB and more go back to the system at once.
-CUDA_SLACK = 0.04
-CPU_SLACK: Mapping[str, float] = {"alone": 0.5, "accumulating": 1.2, "checkpointing": 2.7}
-CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.65, "accumulating": 1.3, "checkpointing": 4.0}
-RETURNED_BLOCK = 32 * 2**20
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
@@ -56,6 +50,9 @@ STATE_BYTES: Mapping[str, float] = {
 # Rows of logits made at once (kernels/head.py).
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 
+# With a trunk that is let go of while it trains: phases in which it is there, and nothing of the optimiser is.
+BACK, BETWEEN = "taking the frozen layers back", "evaluation between steps"
+AROUND = ("evaluation", "answering", BACK)
 
 # off, full, or so many layers, the first that gradients reach.
 Checkpointing = Literal["off", "full"] | int
@@ -81,6 +78,7 @@ class Load:
     room: int = 0  # tokens that a micro-batch may have at most; 0: as many as it has
     offload: bool = False  # inputs of recomputed layers are kept on the host
     answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
+    trunk: int = 0  # layers whose outputs are kept on disk, and whose weights are let go of meanwhile
 
     @property
     def trains(self) -> Trains:
@@ -158,15 +156,15 @@ class Memory:
 
 def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
     """The dearest phase of a step, or of the evaluations between steps."""
-    static = _static(load)
+    found = _phases(load) | _phases_around(load)
     phases = {
-        phase: {**static, **{name: round(count) for name, count in terms.items()}}
-        for phase, terms in _phases(load).items()
-        if evaluates or phase not in ("evaluation", "answering")
+        phase: {**_static(load, phase), **{name: round(count) for name, count in terms.items()}}
+        for phase, terms in found.items()
+        if evaluates or phase not in (*AROUND, BETWEEN)
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = dict(phases[phase])
-    terms["allocator"] = round(_slack(load, terms))
+    terms["allocator"] = round(allocator_slack(load, terms))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)
     return Memory(
@@ -184,36 +182,19 @@ def _host_bytes(load: Load) -> float:
     return float(len(recomputed_layers(costs, load.recomputed)) * 2.0 ** math.ceil(math.log2(one)) + states)
 
 
-def _slack(load: Load, terms: Mapping[str, int]) -> float:
-    """What the allocator holds beside the tensors of a phase."""
-    if load.device == "cuda":
-        return sum(terms.values()) * CUDA_SLACK
-    rates = CPU_SLACK_LORA if load.trains.beside(0, False) else CPU_SLACK
-    share = load.recomputed / load.facts.layers
-    stored = rates["accumulating" if load.accumulates else "alone"]
-    moving = terms["saved activations"] + terms["live layer"] + terms["head"]
-    return (share * rates["checkpointing"] + (1 - share) * stored) * moving * _share_of_small_blocks(load)
-
-
-def _share_of_small_blocks(load: Load) -> float:
-    """Share of the activations in blocks that are not given back at once, by the size of the two kinds."""
-    facts, width = load.facts, 2 if load.bf16 else FP32
-    kinds = ((4, facts.intermediate_size), (8, facts.hidden_size))  # so many blocks a layer, so wide
-    small = sum(n * size for n, size in kinds if load.tokens * size * width < RETURNED_BLOCK)
-    return small / sum(n * size for n, size in kinds)
-
-
-def _static(load: Load) -> dict[str, int]:
-    """What is there in every phase."""
+def _static(load: Load, phase: str) -> dict[str, int]:
+    """What is there in a phase, whatever is computed. A trunk is there only before and after the steps."""
     facts, found = load.facts, footprint(load.tuning, load.facts)
     trainable = found.count(facts)
     sizes = dict(facts.named_parameters())
     trained = sum(sizes[name] for name in found.names)
     added = trainable - trained + frozen_numbers(load.tuning, facts)
+    whole, around = _weights(load, found.names, sizes), load.trunk > 0 and phase in AROUND
+    away = 0 if around else _trunk_bytes(load, sizes)
     return {
-        "weights": _weights(load, found.names, sizes),
+        "weights": whole - away,
         "adapters": added * FP32,
-        "optimiser states": round(_states(load, trainable)),
+        "optimiser states": 0 if around else round(_states(load, trainable)),
         "gradients": 0,
         "saved activations": 0,
         "keys and values": 0,
@@ -228,6 +209,34 @@ def _weights(load: Load, names: Collection[str], sizes: Mapping[str, int]) -> in
     held = 0 if load.tuning.base == "none" else sum(n for name, n in _held(load.facts) if name not in names)
     bits = FOUR_BIT_BYTES + SCALE_BYTES[load.tuning.double_quant]
     return round((load.facts.parameters - own - held) * load.frozen_bytes + own * FP32 + held * bits)
+
+
+def _trunk_bytes(load: Load, sizes: Mapping[str, int]) -> int:
+    """Weights of the layers whose outputs are kept on disk, and of an embedding that is not the head, too.
+
+    The scales of 4-bit weights stay.
+    """
+    if not load.trunk:
+        return 0
+    facts = load.facts
+    starts = tuple(f"{facts.layer(index)}." for index in range(load.trunk))
+    held = {} if load.tuning.base == "none" else dict(_held(facts))
+    table = 0 if facts.tied else sizes[f"{facts.spelling.embedding}.weight"] * load.frozen_bytes
+    inside = (
+        count * (FOUR_BIT_BYTES if name in held else load.frozen_bytes)
+        for name, count in sizes.items()
+        if name.startswith(starts)
+    )
+    return round(table + sum(inside))
+
+
+def _phases_around(load: Load) -> dict[str, dict[str, float]]:
+    """Where a trunk is let go of: evaluations between steps have none; it comes back beside what has trained."""
+    if not load.trunk:
+        return {}
+    size, whole = numbers(load.trains, load.bf16), _static(load, BACK)["weights"]
+    away = _trunk_bytes(load, dict(load.facts.named_parameters()))
+    return {BETWEEN: _evaluation(load, size.compute), BACK: {"weights": 2 * whole - away}}
 
 
 def _held(facts: ModelFacts) -> Iterator[tuple[str, int]]:

@@ -36,6 +36,8 @@ class Section(BaseModel):
     def _as_meant(cls, key: Any, value: Any) -> Any:
         field = cls.model_fields.get(key)
         wanted = set(_leaves(field.annotation)) if field and isinstance(value, bool | float) else set()
+        if isinstance(value, bool) and bool not in wanted and (word := "on" if value else "off") in wanted:
+            return word  # YAML 1.1 reads both words as a yes or no
         if isinstance(value, bool) and bool not in wanted and wanted & {int, float}:
             return "yes" if value else "no"
         if value == 1 and {int, float} <= wanted and isinstance(value, float):

@@ -272,6 +272,9 @@ class Compute(Section):
     gradients reach; auto as few as memory asks for."""
     offload: Literal["none", "checkpoints"] = "none"
     """checkpoints: keep the inputs of recomputed layers in the main memory, copied beside the computing (CUDA only)."""
+    trunk_cache: Literal["auto", "on", "off"] = "auto"
+    """Compute the layers below the first that trains once, keep what they give on disk, and read it in each epoch;
+    auto where that saves a tenth of the time."""
     micro_tokens: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     """Tokens computed at once; changes memory and speed, never the result."""
     deterministic: bool = True

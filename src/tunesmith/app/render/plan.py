@@ -58,6 +58,7 @@ def overview(plan: dict[str, Any]) -> RenderableType:
             ("time", f"about {base.duration(run['seconds'])}"),
             ("disk", base.size(run["disk_bytes"])),
             *_beside_the_card(plan["memory"].get("host_bytes", 0)),
+            *([("frozen layers", trunk(plan["trunk"]))] if plan.get("trunk", {}).get("layers") else []),
             *([("settings", settings(plan))] if "lr" in plan else []),
         ]
     )
@@ -97,6 +98,14 @@ def heads(plan: dict[str, Any]) -> RenderableType | None:
     return (
         Group(*(base.indent(base.bullet(Text("›", "warn"), Text(line))) for line in lines)) if lines else None
     )
+
+
+def trunk(found: dict[str, Any]) -> str:
+    """Layers that never change: computed once and kept on disk, or why not."""
+    if not found["on"]:
+        return f"{found['layers']} computed in every epoch: {found['reason']}"
+    saved = f"saves {base.duration(found['saved_seconds'])} ({found['saved_share']:.0%})"
+    return f"{found['layers']} computed once, {base.size(found['disk_bytes'])} in the cache; {saved}"
 
 
 def settings(plan: dict[str, Any]) -> str:

@@ -1,0 +1,38 @@
+"""What the allocator holds beside the tensors of a phase: freed blocks that it keeps and cannot use again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tunesmith.plan.activations import FP32
+
+if TYPE_CHECKING:
+    from tunesmith.plan.memory import Load
+
+# What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request. On a
+# processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
+# blocks badly; those of 32 MiB and more go back to the system at once.
+CUDA_SLACK = 0.04
+CPU_SLACK: Mapping[str, float] = {"alone": 0.5, "accumulating": 1.2, "checkpointing": 2.7}
+CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.65, "accumulating": 1.3, "checkpointing": 4.0}
+RETURNED_BLOCK = 32 * 2**20
+
+
+def allocator_slack(load: Load, terms: Mapping[str, int]) -> float:
+    """What the allocator holds beside the tensors of a phase."""
+    if load.device == "cuda":
+        return sum(terms.values()) * CUDA_SLACK
+    rates = CPU_SLACK_LORA if load.trains.beside(0, False) else CPU_SLACK
+    share = load.recomputed / load.facts.layers
+    stored = rates["accumulating" if load.accumulates else "alone"]
+    moving = terms["saved activations"] + terms["live layer"] + terms["head"]
+    return (share * rates["checkpointing"] + (1 - share) * stored) * moving * _share_of_small_blocks(load)
+
+
+def _share_of_small_blocks(load: Load) -> float:
+    """Share of the activations in blocks that are not given back at once, by the size of the two kinds."""
+    facts, width = load.facts, 2 if load.bf16 else FP32
+    kinds = ((4, facts.intermediate_size), (8, facts.hidden_size))  # so many blocks a layer, so wide
+    small = sum(n * size for n, size in kinds if load.tokens * size * width < RETURNED_BLOCK)
+    return small / sum(n * size for n, size in kinds)
