@@ -22,9 +22,13 @@ CHECK_ROWS = 8
 
 
 class Clock:
-    """Wall and CPU time after each step, with what it learnt, its loss and its gradient's norm."""
+    """Wall and CPU time after each step, with what it learnt, its loss and its gradient's norm.
+
+    ahead: wall and CPU time of work that steps build on; all of it is counted, whatever the warm-up leaves out.
+    """
 
     def __init__(self) -> None:
+        self.ahead = (0.0, 0.0)
         self.times: list[tuple[float, float]] = []
         self.targets: list[int] = []
         self.losses: list[float] = []
@@ -39,9 +43,10 @@ class Clock:
         warm = min(WARM_STEPS, len(self.times) - 2)
         (wall0, cpu0), (wall1, cpu1) = self.times[warm], self.times[-1]
         learnt = sum(self.targets[warm:])
+        wall, cpu = wall1 - wall0 + self.ahead[0], cpu1 - cpu0 + self.ahead[1]
         return {
-            "targets": learnt, "steps": len(self.targets) - warm, "wall": wall1 - wall0, "cpu": cpu1 - cpu0,
-            "targets_per_second": learnt / (wall1 - wall0), "targets_per_cpu_second": learnt / (cpu1 - cpu0),
+            "targets": learnt, "steps": len(self.targets) - warm, "wall": wall, "cpu": cpu,
+            "targets_per_second": learnt / wall, "targets_per_cpu_second": learnt / cpu, "ahead": self.ahead,
             "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "losses": self.losses[:3], "norms": self.norms[:3],
         }  # fmt: skip
@@ -61,17 +66,29 @@ def same_start(named: Any) -> None:
 # ---- ours ----
 
 
-def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True) -> Clock:
-    """`tunesmith train` itself, listened to through its events."""
+def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True, trunk_cache: str = "auto") -> Clock:
+    """`tunesmith train` itself, listened to through its events. What frozen layers give is made anew, and counted."""
     import shutil
 
-    from tunesmith import load_recipe, run
+    folder = Path(job["folder"])
+    os.environ["TUNESMITH_CACHE"] = str(folder / "cache")
+    shutil.rmtree(folder / "cache" / "trunks", ignore_errors=True)
+    from tunesmith import load_recipe, run, trunk
     from tunesmith.engine import step
 
     if not sharing:
         step.may_share = lambda model: False
 
     clock = Clock()
+    keep = trunk.keep_trunk
+
+    def counted(*given: Any) -> Any:
+        began = time.perf_counter(), time.process_time()
+        kept = keep(*given)
+        clock.ahead = time.perf_counter() - began[0], time.process_time() - began[1]
+        return kept
+
+    trunk.keep_trunk = counted
 
     class Listening:
         def event(self, event: Any) -> None:
@@ -86,15 +103,15 @@ def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True) -> Clock:
         def __getattr__(self, name: str) -> Any:
             return lambda *_, **__: None
 
-    folder = Path(job["folder"])
     shutil.rmtree(folder / "run", ignore_errors=True)
     step_tokens = job["tokens"] * ROWS_A_STEP // job["count"]
-    overrides = [f"optim.batch_tokens={step_tokens}"]
+    overrides = [f"optim.batch_tokens={step_tokens}", f"compute.trunk_cache={trunk_cache}"]
     if check:
         overrides = [
             f"data.limit={CHECK_ROWS}",
             f"optim.batch_tokens={job['check_tokens']}",
             "budget.epochs=2",
+            f"compute.trunk_cache={trunk_cache}",
         ]
         tuning = run.tune
 
@@ -264,6 +281,7 @@ def timed(trainer: Any, clock: Clock, job: dict[str, Any], check: bool) -> Clock
 CONTESTANTS = {
     "tunesmith": tunesmith,
     "tunesmith_unshared": lambda job, check: tunesmith(job, check, sharing=False),
+    "tunesmith_uncached": lambda job, check: tunesmith(job, check, trunk_cache="off"),
     "hf_default": lambda job, check: hf(job, check, "random"),
     "hf_grouped": lambda job, check: hf(job, check, "group_by_length"),
     "trl_default": trl,

@@ -24,6 +24,8 @@ from cells import CELLS, assets, make_job
 
 HERE = Path(__file__).parent
 CONTESTANTS = ("tunesmith", "hf_grouped", "trl_default", "trl_grouped", "trl_packing")
+# Ours without what the cell is about.
+ABLATED = {"expanded-lora": "tunesmith_unshared", "freeze-3": "tunesmith_uncached"}
 TOLERANCE = 1e-3  # of losses and norms of the first steps: different orders of summation in fp32
 
 
@@ -69,7 +71,7 @@ def main() -> None:
     asked = parser.parse_args()
     names = ["tunesmith", *(name for name in asked.contestant or CONTESTANTS if name != "tunesmith")]
     pythons = dict.fromkeys(names, asked.peers) | dict.fromkeys(
-        ("tunesmith", "tunesmith_unshared"), sys.executable
+        ("tunesmith", *ABLATED.values()), sys.executable
     )
     if asked.llama_factory:
         names.append("llama_factory")
@@ -79,7 +81,7 @@ def main() -> None:
     for cell in asked.cell or CELLS:
         job = make_job(cell, asked.rows, asked.threads, (asked.work / cell).resolve())
         results = [result for result in results if result["cell"] != cell]
-        racing = [*names, "tunesmith_unshared"] if CELLS[cell].rows == "expanded" else names
+        racing = [*names, ABLATED[cell]] if cell in ABLATED else names
         found = check(job, racing, pythons)
         for number in range(asked.rounds):
             found += [{"round": number, **run(pythons[name], name, job)} for name in racing]
