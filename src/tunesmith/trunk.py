@@ -43,9 +43,14 @@ class Kept:
 
     def take_back(self) -> None:
         """The trunk's weights are loaded again, and compared with what they were. Raises ModelError."""
-        from tunesmith.model.trunk import digest, take_back
+        from tunesmith.model.trunk import GONE, digest, take_back
 
-        take_back(self.lm, base_of(self.work), self.layers)
+        if not getattr(self.lm, GONE, False):
+            return
+        work = self.work
+        if work.recipe.tuning.base == "none":  # one by one onto a card: it need not hold them twice
+            work = replace(work, device=replace(work.device, kind="cpu"))
+        take_back(self.lm, base_of(work), self.layers)
         if digest(self.lm, self.layers) != self.digest:
             what = "the base on disk is not what it was when the run began"
             raise ModelError.at(str(self.work.recipe.model.path), what, "put it back, and add --resume")
@@ -56,6 +61,7 @@ class Kept:
         read = self.states.read_tokens
         return {
             "layers": self.layers,
+            "let_go": self.work.plan.trunk.let_go,
             "tokens": self.states.tokens,
             "bytes": self.states.bytes,
             "filled_tokens": self.made.tokens,
@@ -113,7 +119,8 @@ def keep_trunk(work: Work, tuned: TunedModel, reporter: Reporter) -> Kept | None
         reason = f"{made.damaged} of {states.blocks} blocks of the frozen layers' outputs were damaged"
         reporter.event(Rescued(step=0, reason=reason, action=action))
     setattr(lm, DEPTH, plan.layers)
-    let_go(lm, plan.layers)
+    if plan.let_go:
+        let_go(lm, plan.layers)
     bringing = states.sets()
     data = replace(work.data, train=tuple(bringing[: len(work.data.train)]))
     if held_out is not None:

@@ -11,7 +11,7 @@ from tests.plan.test_forecast import CARD, CPU, SEVEN, SHAPE, SMALL, SPEED, reci
 from tunesmith.errors import DiskFullError, RecipeError
 from tunesmith.plan.choice import RunShape
 from tunesmith.plan.forecast import Plan, make_plan
-from tunesmith.plan.memory import BACK
+from tunesmith.plan.memory import BACK, forecast_memory
 
 FREEZE = {"method": "freeze", "last_layers": 1}
 
@@ -92,10 +92,16 @@ def test_weights_of_the_trunk_are_not_held_while_it_trains_and_there_are_no_stat
         assert whole["weights"] - kept.phases[phase]["weights"] == away, phase
     assert kept.phases["evaluation"]["weights"] == plain.phases["evaluation"]["weights"]
     assert kept.phases["evaluation"]["optimiser states"] == 0
-    assert kept.phases[BACK]["weights"] == 2 * plain.phases["loss"]["weights"] - away
+    assert kept.phases[BACK]["weights"] == plain.phases["loss"]["weights"]
+    on_cpu = plan(device=CPU, compute={"precision": "fp32"}).load
+    held, back = forecast_memory(replace(on_cpu, let_go=False)), forecast_memory(replace(on_cpu, let_go=True))
+    assert back.phases[BACK]["weights"] == 2 * held.phases["loss"]["weights"] - 2 * away
+    assert set(held.phases) == set(plain.phases)
+    assert on_cpu.let_go == (back.peak_bytes <= held.peak_bytes)
     assert kept.peak_bytes < plain.peak_bytes
     assert set(plain.phases) == set(kept.phases) - {BACK, "evaluation between steps"}
 
 
 def test_the_load_of_a_trunk_is_the_plain_one_but_for_it() -> None:
-    assert replace(plan().load, trunk=0) == without().load
+    assert plan().load.let_go
+    assert replace(plan().load, trunk=0, let_go=False) == without().load

@@ -212,7 +212,7 @@ def take_back(lm: Any, fresh: Any, depth: int) -> None:
     """The trunk's weights from a model that was loaded anew; what it held there is taken out of it."""
     source = dict(fresh.named_parameters())
     for name, parameter in _weights(lm, depth):
-        parameter.data = source[name].data
+        parameter.data = source[name].data.to(parameter.device)
     setattr(lm, GONE, False)
 
 

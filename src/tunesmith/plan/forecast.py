@@ -175,7 +175,11 @@ def _chosen(setting: Setting, speed: Speed | None, room: int | None) -> tuple[Lo
     """How a step is cut, and whether the frozen layers are computed once: by the time of the run with and without."""
     load = choose(setting)
     trunk = _trunk(setting, load, speed, room)
-    return replace(load, trunk=trunk.layers if trunk.on else 0), trunk
+    if not trunk.on:
+        return load, trunk
+    ways = [replace(load, trunk=trunk.layers, let_go=gone) for gone in (True, False)]
+    kept = min(ways, key=lambda way: forecast_memory(way).peak_bytes)
+    return kept, replace(trunk, let_go=kept.let_go)
 
 
 def _trunk(setting: Setting, load: Load, speed: Speed | None, room: int | None) -> TrunkPlan:

@@ -78,7 +78,8 @@ class Load:
     room: int = 0  # tokens that a micro-batch may have at most; 0: as many as it has
     offload: bool = False  # inputs of recomputed layers are kept on the host
     answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
-    trunk: int = 0  # layers whose outputs are kept on disk, and whose weights are let go of meanwhile
+    trunk: int = 0  # layers whose outputs are kept on disk
+    let_go: bool = False  # the weights of these layers are not held meanwhile
 
     @property
     def trains(self) -> Trains:
@@ -189,7 +190,7 @@ def _static(load: Load, phase: str) -> dict[str, int]:
     sizes = dict(facts.named_parameters())
     trained = sum(sizes[name] for name in found.names)
     added = trainable - trained + frozen_numbers(load.tuning, facts)
-    whole, around = _weights(load, found.names, sizes), load.trunk > 0 and phase in AROUND
+    whole, around = _weights(load, found.names, sizes), load.let_go and phase in AROUND
     away = 0 if around else _trunk_bytes(load, sizes)
     return {
         "weights": whole - away,
@@ -216,7 +217,7 @@ def _trunk_bytes(load: Load, sizes: Mapping[str, int]) -> int:
 
     The scales of 4-bit weights stay.
     """
-    if not load.trunk:
+    if not load.let_go:
         return 0
     facts = load.facts
     starts = tuple(f"{facts.layer(index)}." for index in range(load.trunk))
@@ -232,11 +233,13 @@ def _trunk_bytes(load: Load, sizes: Mapping[str, int]) -> int:
 
 def _phases_around(load: Load) -> dict[str, dict[str, float]]:
     """Where a trunk is let go of: evaluations between steps have none; it comes back beside what has trained."""
-    if not load.trunk:
+    if not load.let_go:
         return {}
     size, whole = numbers(load.trains, load.bf16), _static(load, BACK)["weights"]
     away = _trunk_bytes(load, dict(load.facts.named_parameters()))
-    return {BETWEEN: _evaluation(load, size.compute), BACK: {"weights": 2 * whole - away}}
+    # on a card they come back one by one, out of the main memory
+    beside = whole - away if load.device == "cpu" or load.tuning.base != "none" else 0
+    return {BETWEEN: _evaluation(load, size.compute), BACK: {"weights": whole + beside}}
 
 
 def _held(facts: ModelFacts) -> Iterator[tuple[str, int]]:
