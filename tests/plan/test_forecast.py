@@ -46,7 +46,8 @@ def test_the_document_has_the_contracted_keys() -> None:
     assert set(found["device"]) == {"kind", "name", "memory_bytes"}
     assert set(found["parameters"]) == {"total", "trainable"}
     assert {"terms", "peak_bytes", "phase", "error_share"} <= set(found["memory"])
-    assert {"steps", "tokens", "targets", "seconds", "disk_bytes", "flops"} == set(found["run"])
+    run = {"steps", "tokens", "targets", "seconds", "disk_bytes", "flops"}
+    assert run | {"seconds_low", "seconds_high", "seconds_held_against"} == set(found["run"])
     assert all(set(item) == {"rule", "reason", "source", "change"} for item in found["advice"])
     assert found["precision"] in ("fp32", "bf16")
     assert found["checkpointing"] in ("off", "full")
@@ -71,6 +72,7 @@ def test_the_run_is_the_shape_and_without_data_it_is_unknown() -> None:
     unread = plan(shape=None)
     assert unread.to_json()["run"] == {
         "steps": None, "tokens": None, "targets": None, "seconds": None, "disk_bytes": unread.disk_bytes, "flops": None,
+        "seconds_low": None, "seconds_high": None, "seconds_held_against": 0,
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.plan import measured
-from tunesmith.plan.measured import FILE, Row, record, stated
+from tunesmith.plan.measured import FILE, Row, TimeRow, record, stated, stated_time
 
 ROW = Row("cpu", "this one", "a run", 110, 100, 102, 100)
 
@@ -17,10 +17,11 @@ ROW = Row("cpu", "this one", "a run", 110, 100, 102, 100)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     stated.cache_clear()
+    stated_time.cache_clear()
 
 
 def test_the_table_that_comes_with_us_keeps_its_bar() -> None:
-    rows = list(measured._packaged())
+    rows = list(measured._packaged("rows", measured._row))
     errors = [abs(row.allocated_error or 0.0) for row in rows]
     assert len(rows) >= 24
     assert max(errors) <= 0.05
@@ -43,7 +44,7 @@ def test_a_broken_file_is_passed_over(tmp_path: Path) -> None:
         file.write(
             '{"kind": "cpu"\n[1]\nnull\n{"kind": "cpu", "device": "x", "what": "y", "predicted_bytes": 0}\n\xff\n'
         )
-    assert len(list(measured._own())) == 1
+    assert len(list(measured._own(measured._row))) == 1
 
 
 def test_a_place_that_cannot_be_written_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +57,16 @@ def test_where_nothing_was_measured_the_error_is_large() -> None:
     record(replace(ROW, kind="cuda"))
     stated.cache_clear()
     assert stated("cuda", "a card").rows == 1
+
+
+# mutation tried: predicted over measured
+def test_time_is_stated_between_the_multiples_that_runs_came_to() -> None:
+    assert stated_time("cuda", "a card") is None
+    for seconds in (50, 80, *[100] * 7, 150, 900):
+        record(TimeRow("cuda", "a card", "a run", 100.0, float(seconds)))
+    record(TimeRow("cuda", "a card", "took no time", 100.0, 0.5))
+    stated_time.cache_clear()
+    found = stated_time("cuda", "a card")
+    assert found is not None
+    assert (found.low, found.high, found.rows) == (0.5, 9.0, 11)
+    assert stated("cuda", "a card").rows == 0  # a row of time says nothing of memory

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
@@ -64,9 +65,12 @@ def write_json(document: Document) -> None:
     text = json.dumps(clean(document), ensure_ascii=False, allow_nan=False) + "\n"
     data = text.encode("utf-8", errors="backslashreplace")  # a lone surrogate becomes its JSON escape
     buffer = getattr(sys.stdout, "buffer", None)
-    if buffer is None:
-        sys.stdout.write(data.decode("utf-8"))
-    else:
+    try:
+        if buffer is None:
+            sys.stdout.write(data.decode("utf-8"))
+        else:
+            sys.stdout.flush()
+            buffer.write(data)
         sys.stdout.flush()
-        buffer.write(data)
-    sys.stdout.flush()
+    except BrokenPipeError:  # whoever asked has gone: a traceback would tell nobody anything
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -31,11 +31,15 @@ def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], o
 
 def remember(run: RunFolder, report: dict[str, Any] | None) -> None:
     """Add a run's forecast and what it took to what was measured on this machine; nothing where either is missing."""
-    from tunesmith.plan.measured import Row, record
+    from tunesmith.plan.measured import Row, TimeRow, record
 
     try:
         device, told = read_json(run.plan)["device"], (report or {})["plan"]
         predicted, taken = int(told["predicted_peak_bytes"]), int(told["measured_peak_bytes"])
+        seconds = float(told["predicted_seconds"]), float(told["measured_seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return
-    record(Row(device["kind"], device["name"], f"train {run.path.name}", predicted, taken))
+    whose = device["kind"], device["name"], f"train {run.path.name}"
+    record(Row(*whose, predicted, taken))
+    if (report or {})["status"] == "done":  # one that stopped early had less to do than was forecast
+        record(TimeRow(*whose, *seconds))

@@ -50,9 +50,9 @@ def measure(cell: Cell, device: str) -> dict[str, int]:
 def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
     """The engine's own step for a cell, with rows that fill its micro-batches."""
     torch.manual_seed(0)
+    ours = {"attn_implementation": attention.NAME} if cell.facts.own_forward is None else {}
     lm = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(**cell.config), dtype=torch.bfloat16 if cell.bf16 else torch.float32,
-        attn_implementation=attention.NAME,
+        AutoConfig.for_model(**cell.config), dtype=torch.bfloat16 if cell.bf16 else torch.float32, **ours
     ).to(device)  # fmt: skip
     without_dropout(lm)
     hold(lm, Held.by(cell.method))

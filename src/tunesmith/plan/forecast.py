@@ -26,7 +26,7 @@ from tunesmith.plan.duration import (
     train_work,
 )
 from tunesmith.plan.ladder import Rung, climb_down, nearest
-from tunesmith.plan.measured import stated
+from tunesmith.plan.measured import StatedTime, stated, stated_time
 from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
 from tunesmith.plan.reach import reach
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
@@ -51,6 +51,7 @@ class Plan:
     memory: Memory
     shape: RunShape | None
     seconds: float | None
+    times: StatedTime | None  # between which multiples of `seconds` runs on such a device ended
     disk_bytes: int
     advice: tuple[Advice, ...]
     largest: Mapping[str, Any]
@@ -94,6 +95,17 @@ class Plan:
         """Most memory held at once."""
         return self.memory.peak_bytes
 
+    def _time(self) -> dict[str, Any]:
+        """Seconds of the run, and between what 19 of 20 measured runs ended; null where none was measured."""
+        known = self.seconds is not None and self.times is not None
+        low, high = (self.times.low, self.times.high) if self.times else (0.0, 0.0)
+        return {
+            "seconds": self.seconds,
+            "seconds_low": low * self.seconds if known and self.seconds else None,
+            "seconds_high": high * self.seconds if known and self.seconds else None,
+            "seconds_held_against": self.times.rows if self.times else 0,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """The contracted document."""
         device = {
@@ -107,7 +119,7 @@ class Plan:
             "device": device,
             "parameters": {"total": self.parameters, "trainable": self.trainable},
             "memory": self.memory.to_json(),
-            "run": {**run, "seconds": self.seconds, "disk_bytes": self.disk_bytes, "flops": self.flops},
+            "run": {**run, **self._time(), "disk_bytes": self.disk_bytes, "flops": self.flops},
             "advice": [asdict(item) for item in self.advice],
             "largest": dict(self.largest),
             "precision": self.precision,
@@ -154,6 +166,7 @@ def make_plan(
         memory=memory,
         shape=shape,
         seconds=seconds,
+        times=stated_time(device.kind, device.name),
         disk_bytes=_disk_bytes(recipe, facts, trainable, precision),
         advice=advise(case),
         largest=largest,

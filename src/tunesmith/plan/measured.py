@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 PACKAGED = Path(__file__).with_name("measured.json")
 FILE = "measured.jsonl"
@@ -23,6 +23,7 @@ ENOUGH = 10
 # Where nothing was measured on a kind of device.
 UNMEASURED: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
 LEAST = 0.01
+SHORTEST_SECONDS = 3.0
 COVERED = 0.95
 
 
@@ -60,6 +61,34 @@ class Stated:
     rows: int
 
 
+@dataclass(frozen=True, slots=True)
+class TimeRow:
+    """One comparison of a run's time, evaluations of the held-out loss included."""
+
+    kind: str
+    device: str
+    what: str
+    predicted_seconds: float
+    measured_seconds: float
+
+    @property
+    def times(self) -> float:
+        """How many times as long as forecast."""
+        return self.measured_seconds / self.predicted_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class StatedTime:
+    """Between which multiples of their forecast 19 of 20 runs ended, and how many runs say so."""
+
+    low: float
+    high: float
+    rows: int
+
+
+R = TypeVar("R", Row, TimeRow)
+
+
 def folder() -> Path:
     """Where what was measured here is kept."""
     if asked := os.environ.get("TUNESMITH_CACHE"):
@@ -68,7 +97,7 @@ def folder() -> Path:
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "tunesmith"
 
 
-def record(row: Row) -> None:
+def record(row: Row | TimeRow) -> None:
     """Add a row to what was measured here. A place that cannot be written is no reason to fail a run."""
     try:
         file = folder() / FILE
@@ -83,11 +112,30 @@ def record(row: Row) -> None:
 
 
 @lru_cache(maxsize=8)
+def stated_time(kind: str, device: str) -> StatedTime | None:
+    """How far off the time of plans for a device may be; None where nothing was measured on such a device."""
+    rows = _telling([*_packaged("time", _time_row), *_own(_time_row)], kind, device)
+    if not rows:
+        return None
+    times = sorted(row.times for row in rows)
+    spared = int(
+        (1 - COVERED) * len(times)
+    )  # at either end the strangest are left out, half of the twentieth each
+    kept = times[spared // 2 : len(times) - (spared - spared // 2)]
+    return StatedTime(min(1.0, kept[0]), max(1.0, kept[-1]), len(rows))
+
+
+def _telling(rows: list[R], kind: str, device: str) -> list[R]:
+    """Those of a kind of device; of this very device alone once they are enough."""
+    rows = [row for row in rows if row.kind == kind]
+    same = [row for row in rows if row.device == device]
+    return same if len(same) >= ENOUGH else rows
+
+
+@lru_cache(maxsize=8)
 def stated(kind: str, device: str) -> Stated:
     """The error that plans for a device state; of this very device once enough was measured on it."""
-    rows = [row for row in (*_packaged(), *_own()) if row.kind == kind]
-    same = [row for row in rows if row.device == device]
-    rows = same if len(same) >= ENOUGH else rows
+    rows = _telling([*_packaged("rows", _row), *_own(_row)], kind, device)
     if not rows:
         return Stated(UNMEASURED[kind], None, 0)
     tensors = [abs(row.allocated_error) for row in rows if row.allocated_error is not None]
@@ -102,15 +150,15 @@ def _covering(errors: list[float]) -> float:
     return max(LEAST, math.ceil(100 * at - 1e-9) / 100)
 
 
-def _packaged() -> Iterator[Row]:
+def _packaged(key: str, read: Callable[[Any], R | None]) -> Iterator[R]:
     try:
         table = json.loads(PACKAGED.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    yield from (row for one in table.get("rows", []) if (row := _row(one)))
+    yield from (row for one in table.get(key, []) if (row := read(one)))
 
 
-def _own() -> Iterator[Row]:
+def _own(read: Callable[[Any], R | None]) -> Iterator[R]:
     try:
         with (folder() / FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
@@ -119,7 +167,7 @@ def _own() -> Iterator[Row]:
         return
     for line in lines:
         try:
-            row = _row(json.loads(line))
+            row = read(json.loads(line))
         except ValueError:  # a line that was cut short
             continue
         if row:
@@ -133,5 +181,19 @@ def _row(values: Any) -> Row | None:
         numbers = (row.predicted_bytes, row.measured_bytes)
         sane = all(isinstance(n, int) and n > 0 for n in numbers) and isinstance(row.kind, str)
         return row if sane and abs(row.error) < 10 else None
+    except (TypeError, KeyError):
+        return None
+
+
+def _time_row(values: Any) -> TimeRow | None:
+    """A row of time; None where it is none. What took no time says nothing."""
+    try:
+        row = TimeRow(**{name: values[name] for name in TimeRow.__slots__ if name in values})
+        sane = (
+            row.predicted_seconds > 0
+            and row.measured_seconds >= SHORTEST_SECONDS
+            and isinstance(row.kind, str)
+        )
+        return row if sane and 0.02 < row.times < 50 else None
     except (TypeError, KeyError):
         return None

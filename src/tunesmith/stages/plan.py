@@ -128,8 +128,9 @@ def plan_as_json(planned: list[Planned]) -> Json:
     """The contracted plan of the whole: memory of the dearest stage, sums of the rest, and each stage's own."""
     plans = [(each.stage.name, each.plan) for each in planned if each.plan]
     dearest = max((plan for _, plan in plans), key=lambda plan: plan["memory"]["peak_bytes"])
-    keys = ("steps", "tokens", "targets", "seconds", "disk_bytes")
+    keys = ("steps", "tokens", "targets", "seconds", "seconds_low", "seconds_high", "disk_bytes")
     run = {key: _sum(plan["run"][key] for _, plan in plans) for key in keys}
+    run["seconds_held_against"] = plans[-1][1]["run"]["seconds_held_against"]
     run["disk_bytes"] = (run["disk_bytes"] or 0) + sum(_handed_over(plan) for _, plan in plans[:-1])
     return {
         **{key: dearest[key] for key in ("device", "memory", "largest")},

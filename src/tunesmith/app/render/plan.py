@@ -55,7 +55,7 @@ def overview(plan: dict[str, Any]) -> RenderableType:
                 f"{base.count(total)}, {base.count(trainable)} train ({base.share(trainable, total)})",
             ),
             ("run", length),
-            ("time", f"about {base.duration(run['seconds'])}"),
+            ("time", spent(run)),
             ("disk", base.size(run["disk_bytes"])),
             *_beside_the_card(plan["memory"].get("host_bytes", 0)),
             *([("frozen layers", trunk(plan["trunk"]))] if plan.get("trunk", {}).get("layers") else []),
@@ -106,6 +106,17 @@ def trunk(found: dict[str, Any]) -> str:
         return f"{found['layers']} computed in every epoch: {found['reason']}"
     saved = f"saves {base.duration(found['saved_seconds'])} ({found['saved_share']:.0%})"
     return f"{found['layers']} computed once, {base.size(found['disk_bytes'])} in the cache; {saved}"
+
+
+def spent(run: dict[str, Any]) -> str:
+    """The time, and how far off it may be."""
+    about = f"about {base.duration(run['seconds'])}"
+    if run["seconds"] is None:
+        return about
+    if run.get("seconds_low") is None:
+        return f"{about}; how right that is was never measured on such a device"
+    low, high = base.duration(run["seconds_low"]), base.duration(run["seconds_high"])
+    return f"{about}; {low} to {high} going by {base.many(run['seconds_held_against'], 'measured run')}"
 
 
 def settings(plan: dict[str, Any]) -> str:
@@ -174,7 +185,9 @@ def memory(plan: dict[str, Any]) -> RenderableType:
         Text(base.size(found["peak_bytes"]), "strong"),
         Text(phase, "quiet"),
     )
-    return Group(base.table(["memory", "", ""], [*rows, peak], right=[1]))
+    guess = "  the ± is a guess: nothing was ever measured on such a device (docs/plan.md)"
+    told = [Text(guess, "warn")] if found.get("error_share") and found.get("held_against") == 0 else []
+    return Group(base.table(["memory", "", ""], [*rows, peak], right=[1]), *told)
 
 
 def advice(plan: dict[str, Any]) -> RenderableType | None:
