@@ -26,7 +26,7 @@ from tunesmith.plan.duration import (
     train_work,
 )
 from tunesmith.plan.ladder import Rung, climb_down, nearest
-from tunesmith.plan.measured import StatedTime, stated, stated_time
+from tunesmith.plan.measured import stated, stated_time
 from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
 from tunesmith.plan.reach import reach
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
@@ -51,7 +51,6 @@ class Plan:
     memory: Memory
     shape: RunShape | None
     seconds: float | None
-    times: StatedTime | None  # between which multiples of `seconds` runs on such a device ended
     disk_bytes: int
     advice: tuple[Advice, ...]
     largest: Mapping[str, Any]
@@ -97,13 +96,14 @@ class Plan:
 
     def _time(self) -> dict[str, Any]:
         """Seconds of the run, and between what 19 of 20 measured runs ended; null where none was measured."""
-        known = self.seconds is not None and self.times is not None
-        low, high = (self.times.low, self.times.high) if self.times else (0.0, 0.0)
+        seconds, times = self.seconds, stated_time(self.device.kind, self.device.name)
+        if seconds is None or times is None:
+            known: tuple[float | None, float | None, int] = (None, None, 0)
+        else:
+            known = times.low * seconds, times.high * seconds, times.rows
         return {
-            "seconds": self.seconds,
-            "seconds_low": low * self.seconds if known and self.seconds else None,
-            "seconds_high": high * self.seconds if known and self.seconds else None,
-            "seconds_held_against": self.times.rows if self.times else 0,
+            "seconds": seconds,
+            **dict(zip(("seconds_low", "seconds_high", "seconds_held_against"), known)),
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -166,7 +166,6 @@ def make_plan(
         memory=memory,
         shape=shape,
         seconds=seconds,
-        times=stated_time(device.kind, device.name),
         disk_bytes=_disk_bytes(recipe, facts, trainable, precision),
         advice=advise(case),
         largest=largest,
