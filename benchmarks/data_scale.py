@@ -97,9 +97,11 @@ def words(tokenizer: str) -> tuple[Any, Any]:
         PreTrainedTokenizerFast,  # AutoTokenizer imports torch, 130 MiB that are not asked for
     )
 
+    from tunesmith.data.heap import give_back
     from tunesmith.data.template import ChatTemplate
 
     loaded = PreTrainedTokenizerFast.from_pretrained(tokenizer)
+    give_back()  # as the preparation does first
     return loaded, ChatTemplate.of(loaded)
 
 
@@ -228,10 +230,36 @@ print(json.dumps({"seconds": time.perf_counter() - began, "cpu_seconds": sum(spe
 
 
 def saved(tokenizer: str, folder: Path) -> str:
-    """The tokenizer as one tokenizer.json, whatever it was."""
+    """The tokenizer as one tokenizer.json, whatever it was; `bytes`: each byte a token, with ChatML's two marks."""
     from transformers import AutoTokenizer
 
+    if tokenizer == "bytes":
+        return saved_bytes(folder)
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def saved_bytes(folder: Path) -> str:
+    """So quick a tokenizer that what is measured is our own work."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    marks = {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=backend, additional_special_tokens=["<|im_start|>"], **marks
+    )
+    made.chat_template = CHATML
+    made.save_pretrained(folder)
     return str(folder)
 
 
@@ -314,15 +342,21 @@ class Bench:
         self.found["overhead"] = self.child("none", "bare", self.rows(rows), self.tokenizer, rows)
 
     def scaling(self, rows: int, counts: Sequence[int]) -> None:
-        """Workers against a spin loop, one after the other, twice."""
+        """Workers against a spin loop that counts just before and just after them, three times around."""
         turns: list[dict[str, Any]] = []
-        for _ in range(2):
+        for _ in range(3):
             for count in counts:
-                spinning = [self.start("none", "spin", 4) for _ in range(count)]
-                counted = [json.loads(process.communicate()[0])["count"] for process in spinning]
+                before = self._spin(count)
                 seconds = self.prepare(rows, "cache-scaling", count)["seconds"]
-                turns.append({"workers": count, "spin": sum(counted), "rows_per_second": rows / seconds})
+                spin = (before + self._spin(count)) / 2
+                turns.append({"workers": count, "spin": spin, "rows_per_second": rows / seconds})
+                print(turns[-1], file=sys.stderr)
         self.found["scaling"] = turns
+
+    def _spin(self, count: int) -> int:
+        """How far so many plain loops count together."""
+        spinning = [self.start("none", "spin", 3) for _ in range(count)]
+        return sum(json.loads(process.communicate()[0])["count"] for process in spinning)
 
     def kill(self, rows: int) -> None:
         """kill -9 when half of the shards are there; how many are made again."""
@@ -399,9 +433,9 @@ def table(found: dict[str, Any], small: int, large: int) -> str:
                 ours = sum(t["rows_per_second"] for t in turns) / sum(t["rows_per_second"] for t in one)
                 spin = sum(t["spin"] for t in turns) / sum(t["spin"] for t in one)
                 add(
-                    f"{count} workers against 1; a spin loop",
-                    f"{ours:.2f}x; {spin:.2f}x",
-                    ">= 90% of the loop",
+                    f"{count} workers against 1, beside what {count} plain loops count against 1 at that moment",
+                    f"{ours:.2f}x beside {spin:.2f}x: {ours / spin:.0%} of it",
+                    f">= {90 if count == 2 else 80}% of the loop",
                 )
     if "kill" in found:
         k = found["kill"]
@@ -418,7 +452,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3_000_000)
     parser.add_argument("--small", type=int, default=300_000)
     parser.add_argument("--compare-rows", type=int, default=100_000, help="for peer, overhead and scaling")
-    parser.add_argument("--tokenizer", help="folder of a tokenizer with a chat template")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer with a chat template, or bytes")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer-python", help="interpreter with datasets, transformers and jinja2")
     parser.add_argument("--folder", help="where to work; a temporary folder otherwise")

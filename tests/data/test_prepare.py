@@ -157,8 +157,8 @@ def test_all_bad_rows_are_named_together(tmp_path: Path) -> None:
     assert "on_bad_row=drop" in error.value.problems[-1].fix
 
 
-# mutation tried: prepare() without scan()
-def test_a_late_bad_row_is_told_before_anything_is_rendered(
+# mutation tried: what a bad row follows is rendered all the same
+def test_of_a_batch_with_a_bad_row_nothing_is_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "a.jsonl", [*(line(f"q{i}") for i in range(20)), "{"])

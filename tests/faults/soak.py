@@ -1,4 +1,4 @@
-"""Soak: a tiny run for minutes, evaluated and saved all the time; memory, files, threads and disk must stay flat.
+"""Soak: a tiny run on an endless stream for minutes, evaluated and saved all the time; what it holds stays flat.
 
     python -m tests.faults.soak --minutes 30
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults.kills import STREAM
 from tests.folders import make_model, write_rows
 from tunesmith import run
 from tunesmith.recipe import Recipe, parse
@@ -56,14 +57,18 @@ def take(began: float, steps: int, place: Path) -> Reading:
 
 
 def recipe(place: Path, number: int) -> Recipe:
-    """Evaluated every 5 steps, saved every 3, tasks and probes at both ends."""
+    """Evaluated every 5 steps, saved every 3, tasks and probes at both ends; a stream, and rows that come again."""
     rows = str(place / "rows.jsonl")
+    stream = {"path": f"{place}/stream.py:rows", "stream": {"window": 64}, "format": "prompt_response"}
     return parse(
         {
             "model": str(place / "model"),
             "output": str(place / "run"),
             "tuning": {"method": "lora", "rank": 4, "dropout": 0.05},
-            "data": {"train": rows, "validation": 8, "max_length": 128},
+            "data": {
+                "train": [stream, {"path": rows, "weight": 0.25}],
+                "validation": 8, "max_length": 128, "on_bad_row": "drop",
+            },
             "optim": {"lr": 1e-3, "batch_tokens": 128},
             "compute": {"precision": "fp32", "micro_tokens": 64},
             "budget": {"steps": STEPS},
@@ -81,6 +86,7 @@ def soak(minutes: float, place: Path, tell: Any = print) -> list[Reading]:
     """Runs for so long; a reading after each stop."""
     make_model(place / "model")
     write_rows(place / "rows.jsonl", 60)
+    (place / "stream.py").write_text(STREAM)
     began, steps, readings = time.monotonic(), 0, []
     for number in range(1_000_000):
         _clear(place / "run")

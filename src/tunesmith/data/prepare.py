@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tunesmith.data.files import files_of
 from tunesmith.data.fingerprint import fingerprint, hash_file, hash_tokenizer
 from tunesmith.data.gather import open_source
+from tunesmith.data.heap import give_back
 from tunesmith.data.index import held_out_of, index_of
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.quality import source_weights
@@ -81,6 +82,7 @@ def prepare(
     hashes = [hash_file(source.path) for _, source in inputs]
     digests = {source.path: digest_of(source) for source in streamed}
     wanted = Wanted(objective, data.max_length, data.overlength)
+    give_back()  # what loading the tokenizer left
     rules = hash_tokenizer(tokenizer)
     kitchen = Kitchen(Words.of(tokenizer), rules, template, wanted, reporter, workers, watch)
     reading = _Reading(data, kitchen, training)

@@ -190,17 +190,15 @@ class Kitchen:
     def _make(self, opened: Opened, folder: Path, limit: int | None, strict: bool) -> BadRows | None:
         """Make the shards that are missing and the manifest, or return the bad rows of a strict reading.
 
-        Little data is looked through before any row is rendered. Of much data, what follows the first bad row
-        is only looked through: the tokens of a file that will be changed are of no use.
+        What follows the first bad row is only looked through: the tokens of a file that will be changed are of
+        no use.
         """
         source = opened.source
         books: dict[int, tuple[Books, bool]] = {}
         done = _Progress(self.reporter, source)
-        if strict and self._processes(opened, done) == 0 and (bad := self._scan(opened, limit)) is not None:
-            return bad
         job: list[Job] = ["make"]
         todo = self._missing(source, folder, limit, books, done)
-        for piece, found in self._work(opened, folder, todo, lambda: job[-1], done):
+        for piece, found in self._work(opened, folder, todo, lambda: job[-1], done, strict):
             books[piece.number] = found, piece.rows is None
             if strict and found.complaint_counts["bad"]:
                 job.append("scan")
@@ -224,11 +222,6 @@ class Kitchen:
         assert len(manifest["shards"]) == len(books)
         cache.write_document(folder / "manifest.json", manifest)
         return None
-
-    def _scan(self, opened: Opened, limit: int | None) -> BadRows | None:
-        maker = self.maker(opened)
-        read = [(maker.scan(piece), piece.rows is None) for piece in pieces_of(opened.source, limit)]
-        return _bad_rows(read) if any(books.complaint_counts["bad"] for books, _ in read) else None
 
     def maker(self, opened: Opened) -> Maker:
         """Makes shards here, in this process."""
@@ -258,15 +251,20 @@ class Kitchen:
                 done.add(piece.end - piece.start)
 
     def _work(
-        self, opened: Opened, folder: Path, pieces: Iterator[Piece], job: Callable[[], Job], done: _Progress
+        self,
+        opened: Opened,
+        folder: Path,
+        pieces: Iterator[Piece],
+        job: Callable[[], Job],
+        done: _Progress,
+        strict: bool,
     ) -> Iterator[tuple[Piece, Books]]:
         wanted = self._processes(opened, done)
         if wanted == 0 or opened.format is None:
             maker = self.maker(opened)
             for piece in pieces:
-                books = (
-                    maker.scan(piece) if job() == "scan" else maker.make(piece, folder, done.within(piece))
-                )
+                told = done.within(piece)
+                books = maker.scan(piece) if job() == "scan" else maker.make(piece, folder, told, strict)
                 done.add(piece.end - piece.start)
                 yield piece, books
             return

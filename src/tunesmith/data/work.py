@@ -70,17 +70,22 @@ class Maker:
             books.lines = count_lines(piece.path, piece.start, piece.end)
         return books
 
-    def make(self, piece: Piece, folder: Path, told: Told = lambda done: None) -> Books:
-        """Write the shard of a piece into the folder. `told` hears how many bytes of the file are done."""
+    def make(self, piece: Piece, folder: Path, told: Told = lambda done: None, strict: bool = False) -> Books:
+        """Write the shard of a piece into the folder. `told` hears how many bytes of the file are done.
+
+        `strict`: behind the first bad row the rest is only looked through, and nothing is written.
+        """
         builder = ShardBuilder(piece.name)
         held: list[tuple[int, Record]] = []
-        size = 0
+        size, refused = 0, False
         for line, raw in piece.read():
             builder.books.rows_in += 1
             record = self._record(raw)
             if isinstance(record, Fault):
                 self._drop(builder, line, record.reason, record.detail)
                 builder.books.complain(line, record.reason, record.detail, "bad", SPELT)
+                refused = strict
+            if refused or isinstance(record, Fault):
                 continue
             held.append((line, record))
             size += len(raw.data)
@@ -88,13 +93,15 @@ class Maker:
                 self._take(builder, held, first=piece.number == 0)
                 held, size = [], 0
                 told(raw.end)
-        self._take(builder, held, first=piece.number == 0)
+        if not refused:
+            self._take(builder, held, first=piece.number == 0)
         # bad rows were noted before those that are rendered after them: in the order of the file again
         builder.touched.sort(key=lambda row: int(row.address))
         if piece.rows is None:
             builder.books.lines = count_lines(piece.path, piece.start, piece.end)
         builder.books.format = self.opened.format
-        builder.write(folder, piece.number)
+        if not refused:
+            builder.write(folder, piece.number)
         told(piece.end)
         return builder.books
 

@@ -25,6 +25,7 @@ from typing import IO, Any, Literal
 from tunesmith.data.books import Books
 from tunesmith.data.choice import Choice
 from tunesmith.data.gather import Opened
+from tunesmith.data.heap import give_back
 from tunesmith.data.pieces import Piece
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.work import Maker, Wanted
@@ -157,6 +158,7 @@ def work(
     No more pieces are taken than are being worked on.
     """
     packed = pickle.dumps(task)
+    give_back()
     started: list[Worker] = []
     mine = threading.local()
 
@@ -206,6 +208,7 @@ def main() -> None:
     gc.set_threshold(100_000)  # rows are made and dropped by the thousand; none is part of a cycle
     task: Task = pickle.loads(_read(sys.stdin.buffer))
     maker = task.maker()
+    give_back()
     while True:
         try:
             job, piece = pickle.loads(_read(sys.stdin.buffer))
