@@ -68,6 +68,7 @@ def count_saved(
     from tunesmith.data.loader import collate
     from tunesmith.data.samples import Sample
     from tunesmith.kernels import attention
+    from tunesmith.model.lean import lean
     from tunesmith.model.load import checkpoint_layers, without_dropout
     from tunesmith.objectives.language_modelling import summed_loss
     from tunesmith.tuning.build import build
@@ -75,6 +76,8 @@ def count_saved(
     dtype = torch.bfloat16 if bf16 else torch.float32
     ours = {} if own else {"attn_implementation": attention.NAME}
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype, **ours)
+    if not own:
+        lean(without_dropout(model))
     tuned = build(tuning).prepare(without_dropout(model), Setting(steps=50))
     tuned.model.train()
     if recomputed:

@@ -107,6 +107,7 @@ def measure_step(config: dict[str, Any], load: Load, micro_batches: int) -> int:
     from tunesmith.engine.optim import make_optimizer, set_rate
     from tunesmith.engine.step import Stepper
     from tunesmith.kernels import attention
+    from tunesmith.model.lean import lean
     from tunesmith.model.load import checkpoint_layers
     from tunesmith.model.quantised import Held, hold
     from tunesmith.objectives.language_modelling import summed_loss
@@ -116,6 +117,7 @@ def measure_step(config: dict[str, Any], load: Load, micro_batches: int) -> int:
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), attn_implementation=attention.NAME
     )
+    lean(model)
     hold(model, Held.by(load.tuning))
     method = build(load.tuning)
     tuned = method.prepare(model, Setting(steps=100))
@@ -203,6 +205,7 @@ def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) 
     from tunesmith.evaluation.heldout import held_out_loss
     from tunesmith.kernels import attention
     from tunesmith.model import load as _registers_packed_attention
+    from tunesmith.model.lean import lean
     from tunesmith.plan.memory import _phases
 
     assert _registers_packed_attention
@@ -211,6 +214,7 @@ def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) 
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**config), attn_implementation=attention.NAME
     )
+    lean(model)
     ids = np.arange(128, dtype=np.int32) % 60
     labels = np.where(np.arange(128) < 64, -100, ids).astype(np.int32)
     rows = collect([Sample(ids, labels, "a:1")] * 8)

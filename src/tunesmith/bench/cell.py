@@ -21,6 +21,7 @@ from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.engine.step import Stepper
 from tunesmith.engine.world import peak_bytes
 from tunesmith.kernels import attention
+from tunesmith.model.lean import lean
 from tunesmith.model.load import checkpoint_layers, without_dropout
 from tunesmith.model.quantised import Held, hold
 from tunesmith.objectives.language_modelling import summed_loss
@@ -54,7 +55,7 @@ def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
     lm = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(**cell.config), dtype=torch.bfloat16 if cell.bf16 else torch.float32, **ours
     ).to(device)  # fmt: skip
-    without_dropout(lm)
+    lean(without_dropout(lm))
     hold(lm, Held.by(cell.method))
     method = build(cell.method)
     tuned = method.prepare(lm, Setting(steps=100))

@@ -30,6 +30,7 @@ from tunesmith.kernels import attention
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
 from tunesmith.model.forward import decoder_layers
+from tunesmith.model.lean import lean
 from tunesmith.model.offload import offload_inputs
 from tunesmith.model.quantised import Held, adopt, finite, wide_names
 from tunesmith.model.stored import stored_kind
@@ -84,7 +85,7 @@ def load_model(
             torch.manual_seed(seed)
             config = _new_config(model.from_config)
             loaded = AutoModelForCausalLM.from_config(config, dtype=dtype, **_attention(config))
-        return without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
+        return lean(without_dropout(loaded)).to(device).eval()
     assert model.path is not None
     code: dict[str, Any] = {
         "trust_remote_code": model.trust_remote_code,
@@ -114,7 +115,7 @@ def load_model(
     if getattr(loaded, "is_quantized", False):
         adopt(loaded)
         loaded.to(dtype)  # what stays wide
-    return without_dropout(loaded).to(device).eval()  # type: ignore[arg-type]
+    return lean(without_dropout(loaded)).to(device).eval()
 
 
 def _require_all(path: str, info: dict[str, Any]) -> None:

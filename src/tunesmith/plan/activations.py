@@ -1,8 +1,8 @@
 """What one layer keeps for its backward pass, in bytes a token: a walk along the layer, asking what trains.
 
     x -> norm -> q k v -> attention -> o -> + -> norm -> gate up -> silu * -> down -> +
-Kept are: a norm's input (fp32) and, where its weight trains, its output before scaling; the input of a linear
-layer where it (or an adapter on it) trains; q, k, v and the output of attention; gate, silu(gate) and up.
+Kept are: a norm's input and a root; the input of a linear layer where it (or an adapter on it) trains, but for that
+behind the gate, which is made again; q, k, v and the output of attention; gate and up.
 In the last layer only k, v and what leads to them are of all tokens, the rest is of learnt ones (model/last_layer.py).
 Equal to what torch's saved-tensor hooks count, for every family and method (tests).
 """
@@ -27,8 +27,9 @@ INDEX = 8
 # What the last layer computes (kernels/documents.py): only learnt tokens, unless nearly all are; of a document of
 # which much is learnt, all queries attend.
 PRUNE_BELOW, SQUARE_FROM = 0.9, 0.5
-# Norms of what attention or feed-forward give, before it joins the stream.
-_ON_A_BRANCH = ("post_self_attn", "post_mlp")
+# Norms of what attention or feed-forward give, before it joins the stream; Gemma's "post_attention" is one too.
+_ON_A_BRANCH = ("post_self_attn", "post_mlp", "post_feedforward")
+_BEFORE_FEED_FORWARD = "pre_feedforward_layernorm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +151,12 @@ def layer_cost(
         flows = norm = flows or output
         inside = "z"
         for name in others:
-            stream = size.compute if name.startswith(_ON_A_BRANCH) else size.residual
+            stream = size.compute if _on_a_branch(family, name) else size.residual
             norm = walk.norm(name, facts.hidden_size, 1, flows, stream)
     learns = [walk.linear(name, norm, inside) for name in family.mlp_in]
     walk.add(_mlp_kept(facts, learns) * size.compute)
-    down = walk.linear(family.mlp_out, any(learns), "product")
+    remade = family.gated and any(learns) and walk.remakes(family.mlp_out)
+    down = walk.linear(family.mlp_out, any(learns), "product", remade=remade)
     return LayerCost(walk.saved, walk.asked, walk.fixed, flows or output or down, attends)
 
 
@@ -204,14 +206,18 @@ def _attend_few(
         walk.asked += slack * (queries + INDEX)
 
 
+def _on_a_branch(family: Family, name: str) -> bool:
+    """Whether a norm's input is what attention or feed-forward gave."""
+    after = name.startswith("post_attention") and _BEFORE_FEED_FORWARD in family.norms
+    return family.norms_behind or after or name.startswith(_ON_A_BRANCH)
+
+
 def _mlp_kept(facts: ModelFacts, learns: list[bool]) -> int:
     """Numbers a token that the middle of the feed-forward part keeps."""
     family, inner = facts.spelling, facts.intermediate_size
     if not family.gated:
         return inner * family.activation_keeps * learns[0]
-    gate, up = learns if len(learns) == 2 else learns * 2
-    # the activation keeps gate; the product keeps act(gate) for up, and up for gate
-    return inner * (gate + up + gate)
+    return 2 * inner * any(learns)  # gate and up: what is made of them is made again (kernels/gate.py)
 
 
 def uncertainty(facts: ModelFacts) -> float:

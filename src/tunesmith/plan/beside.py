@@ -46,7 +46,8 @@ class Beside:
 
     `input`: the layer's own input is kept, shared with its neighbours unless `own`. `_back`: only where the input
     needs a gradient. `again`: of what is fixed, the bytes that a second call makes anew (autocast remembers its casts
-    of weights that train, and of no others). `work`: multiply-adds a token.
+    of weights that train, and of no others). `mask`: bytes a token. `node`: it is computed within ours
+    (kernels/lora.py), which casts weights anew in each pass. `work`: multiply-adds a token.
     """
 
     linear: Linear
@@ -58,6 +59,8 @@ class Beside:
     fixed: int = 0
     fixed_back: int = 0
     again: int = 0
+    mask: int = 0
+    node: bool = False
     work: int = 0
 
 
@@ -114,22 +117,36 @@ def frozen_numbers(tuning: Tuned, facts: ModelFacts) -> int:
 def _lora(tuning: Lora | LoraDrop, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]:
     if _parts(tuning) > 1:
         return _joined(tuning, facts, layer, cast)
-    rank, lengths = tuning.rank, isinstance(tuning, Lora) and tuning.variant == "dora"
-    dropout = isinstance(tuning, Lora) and tuning.dropout > 0
+    rank, dropout = tuning.rank, isinstance(tuning, Lora) and tuning.dropout > 0
+    targets = targets_of(tuning.targets, facts, layer)
+    if isinstance(tuning, Lora) and tuning.variant == "dora":
+        return [_dora(linear, rank, dropout, cast) for linear in targets]
     return [
         Beside(
             linear,
             input=True,
-            own=dropout,
-            kept=rank + linear.outputs * lengths,
-            wide_back=linear.inputs * dropout,
-            fixed=rank * linear.outputs * HALF * cast + 2 * linear.outputs * FP32 * lengths,
-            fixed_back=rank * linear.inputs * HALF * cast,
-            again=2 * linear.outputs * FP32 * lengths,
+            kept=rank,
+            mask=linear.inputs * dropout,
+            node=True,
             work=rank * (linear.inputs + linear.outputs),
         )
-        for linear in targets_of(tuning.targets, facts, layer)
+        for linear in targets
     ]
+
+
+def _dora(linear: Linear, rank: int, dropout: bool, cast: bool) -> Beside:
+    """The row lengths of W + s B A, and the layer's own output before it is scaled."""
+    return Beside(
+        linear,
+        input=True,
+        own=dropout,
+        kept=rank + linear.outputs,
+        wide_back=linear.inputs * dropout,
+        fixed=rank * linear.outputs * HALF * cast + 2 * linear.outputs * FP32,
+        fixed_back=rank * linear.inputs * HALF * cast,
+        again=2 * linear.outputs * FP32,
+        work=rank * (linear.inputs + linear.outputs),
+    )
 
 
 def _joined(tuning: LowRank, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]:
@@ -140,9 +157,9 @@ def _joined(tuning: LowRank, facts: ModelFacts, layer: int, cast: bool) -> list[
             linear,
             input=True,
             kept=rank,
-            fixed=rank * (linear.outputs * HALF if cast else (linear.inputs + linear.outputs) * FP32),
-            fixed_back=rank * linear.inputs * HALF * cast,
-            again=rank * (linear.inputs + linear.outputs) * (HALF if cast else FP32),
+            fixed=rank * (linear.inputs + linear.outputs) * FP32,
+            again=rank * (linear.inputs + linear.outputs) * FP32,
+            node=True,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)
@@ -169,8 +186,7 @@ def _lora_fa(tuning: LoraFA, facts: ModelFacts, layer: int, cast: bool) -> list[
         Beside(
             linear,
             kept=rank,
-            fixed_back=rank * (linear.inputs + linear.outputs) * HALF * cast,
-            again=rank * linear.inputs * HALF * cast,
+            node=True,
             work=rank * (linear.inputs + linear.outputs),
         )
         for linear in targets_of(tuning.targets, facts, layer)

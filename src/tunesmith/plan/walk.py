@@ -31,25 +31,20 @@ class LayerCost:
 def norm_bytes(kind: str, width: int, groups: int, flows: bool, trains: bool, stream: int) -> tuple[int, int]:
     """Bytes a token that a norm keeps, and bytes kept once. groups: as many norms side by side, each of width / groups.
 
-    RMSNorm keeps its input in fp32 and a root where a gradient flows, and the scaled input where its weight trains
-    (in fp32 where it is scaled before it is cast; with 1 + weight, also that sum). Torch's own layer norm keeps its
-    input, a mean and a spread.
+    RMSNorm keeps its input as it is, and a root (kernels/norm.py); where it is centred, as plain torch computes it.
+    Torch's own layer norm keeps its input, a mean and a spread.
     """
-    reached, kept = flows or trains, (width + groups) * FP32 * flows
+    reached = flows or trains
     match kind:
         case "layer":  # the statistics are as wide as weights, where those train
             return (width * stream + 2 * groups * (FP32 if trains else stream)) * reached, 0
         case "layer_wide":
             return (width + 2 * groups) * FP32 * reached, 0
-        case "offset":
-            return kept + width * FP32 * trains, width // groups * FP32 * flows
-        case "scaled_wide":
-            return kept + width * FP32 * trains, 0
         case "centred":  # the input less its mean is made twice
             mean = groups * FP32 * (stream < FP32)
-            return kept + (width * FP32 + mean) * flows + width * FP32 * trains, 0
+            return ((2 * width + groups) * FP32 + mean) * flows + width * FP32 * trains, 0
         case _:
-            return kept + width * stream * trains, 0
+            return (width * stream + groups * FP32) * reached, 0
 
 
 class Walk:
@@ -89,6 +84,12 @@ class Walk:
             )  # fmt: skip
         return flows or trains
 
+    def remakes(self, name: str) -> bool:
+        """Whether a linear layer is part of a node that makes its input again: nothing trains there but an update."""
+        added = self.beside.get(name)
+        trains = any(f"{self.prefix}{name}.{kind}" in self.trains.names for kind in ("weight", "bias"))
+        return not trains and (added is None or added.node)
+
     def beside_norm(self, names: Sequence[str], width: int, flows: bool, stream: int) -> bool:
         """A norm of the input that another norm keeps already: only its own statistics are new."""
         found = self.norm(names[0], width, 1, flows, stream)
@@ -96,16 +97,28 @@ class Walk:
             self.add(-width * stream)
         return found
 
-    def linear(self, name: str, flows: bool, source: str, fewer: bool = False, twice: bool = False) -> bool:
-        """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy."""
+    def linear(
+        self,
+        name: str,
+        flows: bool,
+        source: str,
+        fewer: bool = False,
+        twice: bool = False,
+        remade: bool = False,
+    ) -> bool:
+        """A linear layer keeps its input where it trains or carries an adapter; shared, or its own copy.
+
+        remade: its input is made again in the backward pass, and not kept.
+        """
         linear, added = self.linears[name], self.beside.get(name)
         trains = f"{self.prefix}{name}.weight" in self.trains.names
         if self.size.compute < FP32 and trains and flows:
             self.fixed += linear.inputs * linear.outputs * self.size.compute
         if added:
-            self.add(added.kept * self.size.compute + (added.wide + added.wide_back * flows) * FP32, fewer)
+            wide = (added.wide + added.wide_back * flows) * FP32
+            self.add(added.kept * self.size.compute + wide + added.mask, fewer)
             self.fixed += added.fixed + added.fixed_back * flows + added.again * twice
-        if trains or (added and added.input):
+        if trains or (added and added.input and not remade):
             own = source in self.wide or bool(added and added.own)
             if own or source not in self.kept:
                 self.add(linear.inputs * self.size.compute, fewer)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from tunesmith.kernels.lora import lora_linear
+from tunesmith.kernels.lora import Part, lora_linear, lora_linears
 from tunesmith.kernels.nf4 import four_bit_linear, held_in_four_bits
 from tunesmith.model.quantised import dense_weight, is_quantised
 
@@ -27,19 +27,34 @@ class FusedLinear(LoraLinear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        names = [name for name in self.active_adapters if name in self.lora_A]
+        part = None if args or kwargs else self.part(x)
+        if part is not None:
+            return lora_linears(x, [part])[0]
+        names = self._active()
         if not names or args or kwargs or self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
         if names[0] in self.lora_variant:
             return self._with_lengths(x, names)
-        autocast = torch.is_autocast_enabled(x.device.type)
+        return super().forward(x)
+
+    def part(self, x: Tensor) -> Part | None:
+        """This layer as a part of a node (kernels/lora.py); None where PEFT, or DoRA, must be asked."""
+        names, base = self._active(), self.base_layer
+        if not names or self.disable_adapters or self.merged or names[0] in self.lora_variant:
+            return None
+        if any(parameter.requires_grad for parameter in base.parameters()):
+            return None
         a, b, scaling = self.joined(names)
-        if self._drops(names) or not (autocast or self._of_one_kind(x, a)):
-            return super().forward(x)
-        base: Any = self.base_layer
-        if autocast:  # without PEFT's cast to fp32, so that q, k and v keep one x for backward, not three
-            return base(x) + functional.linear(functional.linear(x, a), b) * scaling
-        return lora_linear(x, self.base_weight(), base.bias, a, b, scaling)
+        autocast = torch.is_autocast_enabled(x.device.type)
+        drops = self._drops(names)
+        if (drops and len(names) > 1) or not (autocast or self._of_one_kind(x, a)):
+            return None
+        rate = self.lora_dropout[names[0]].p if drops and self.training else 0.0
+        bias: Any = base.bias
+        return Part(self.base_weight(), bias, a, b, scaling, rate)
+
+    def _active(self) -> list[str]:
+        return [name for name in self.active_adapters if name in self.lora_A]
 
     def base_weight(self) -> Tensor:
         """W, [outputs, inputs], or its 4-bit form."""

@@ -1,0 +1,79 @@
+"""RMSNorm as one node that keeps its input as it is, and a root a row: y = w * x / sqrt(mean(x^2) + eps).
+
+Plain torch walks five times through memory, and in 16 bits keeps the input a second time, in fp32. Three spellings:
+    rms      w * (x r).to(x)           Llama and its kin
+    scaled   (w * x r).to(x)           OLMo 2 and 3
+    offset   ((1 + w) * x r).to(x)     Gemma
+Zhang & Sennrich 2019, arXiv:1910.07467. Shapes: n rows, d width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Spelling = Literal["rms", "scaled", "offset"]
+CACHED_ELEMENTS = 65_000  # input, output and gradient of so many fit a core's own cache
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, spelling: Spelling) -> Tensor:
+    """x [..., d] -> [..., d]; in fp32 inside, float64 stays float64."""
+    return _RMSNorm.apply(x, weight, eps, spelling)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, spelling: Spelling) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        wide = torch.promote_types(x.dtype, torch.float32)
+        given = torch.promote_types(x.dtype, weight.dtype) if spelling == "rms" else x.dtype
+        out = torch.empty(flat.shape, dtype=given, device=x.device)
+        root = torch.empty(len(flat), 1, dtype=wide, device=x.device)
+        factor = _factor(weight, wide, spelling)
+        for rows in _rows(flat):
+            some = flat[rows].to(wide)
+            torch.linalg.vector_norm(some, dim=1, keepdim=True, out=root[rows])
+            root[rows].square_().div_(flat.shape[1]).add_(eps).rsqrt_()
+            if x.dtype == wide:
+                torch.mul(some, root[rows], out=out[rows]).mul_(factor)
+            elif spelling == "rms":
+                out[rows] = weight * (some * root[rows]).to(x.dtype)
+            else:
+                out[rows] = some.mul_(root[rows]).mul_(factor)
+        ctx.spelling, ctx.shape = spelling, x.shape
+        ctx.save_for_backward(flat, root, weight)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        flat, root, weight = ctx.saved_tensors
+        grad, wide = grads[0].reshape(flat.shape), root.dtype
+        factor = _factor(weight, wide, ctx.spelling)
+        of_x = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
+        of_weight = torch.zeros_like(factor) if ctx.needs_input_grad[1] else None
+        for rows in _rows(flat):
+            g, some, r = grad[rows].to(wide), flat[rows].to(wide), root[rows]
+            if of_weight is not None:
+                of_weight.add_(torch.einsum("nd,nd,nq->d", g, some, r))
+            if of_x is not None:
+                # r (g w - x r^2 mean(g w x))
+                scaled = torch.mul(g, factor, out=of_x[rows] if of_x.dtype == wide else None)
+                mean = torch.linalg.vecdot(scaled, some)[:, None].mul_(r**3).div_(-flat.shape[1])
+                scaled.mul_(r).addcmul_(some, mean)
+                if of_x.dtype != wide:
+                    of_x[rows] = scaled
+        back = None if of_x is None else of_x.view(ctx.shape)
+        return back, None if of_weight is None else of_weight.to(weight.dtype), None, None
+
+
+def _factor(weight: Tensor, dtype: torch.dtype, spelling: Spelling) -> Tensor:
+    return weight.to(dtype) + 1 if spelling == "offset" else weight.to(dtype)
+
+
+def _rows(of: Tensor) -> Iterator[slice]:
+    """A few rows at a time, on a processor."""
+    step = max(1, len(of) if of.is_cuda else CACHED_ELEMENTS // of.shape[1])
+    return (slice(begin, begin + step) for begin in range(0, len(of), step))

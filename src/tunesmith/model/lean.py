@@ -1,0 +1,117 @@
+"""Norms and feed-forward parts of known families, swapped for ones that compute the same and keep less.
+
+    layer.input_layernorm   LlamaRMSNorm -> LeanNorm      one node (kernels/norm.py)
+    layer.mlp               LlamaMLP     -> LeanMLP       act(gate) * up is made again, gradients meet in one place
+    layer.mlp.gate_proj     as it is, under its own name: what trains, is saved or wrapped is not touched
+Which classes of transformers may be swapped, and for what, is a table by family: what is not in it stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.kernels.gate import Act, gated
+from tunesmith.kernels.lora import Part, gated_lora, lora_linears
+from tunesmith.kernels.nf4 import held_in_four_bits
+from tunesmith.kernels.norm import Spelling, rms_norm
+from tunesmith.model.families import FAMILIES
+
+SPELLINGS: dict[str, Spelling] = {"rms": "rms", "offset": "offset", "scaled_wide": "scaled"}  # Family.norm
+# by the name of the class that transformers makes of `hidden_act`
+ACTS: dict[str, Act] = {
+    "SiLU": "silu", "SiLUActivation": "silu", "GELU": "gelu", "GELUActivation": "gelu", "GELUTanh": "gelu_tanh",
+}  # fmt: skip
+
+
+def lean(lm: Any) -> Any:
+    """Swap what can be swapped in a model of a known family, in place; returns `lm`."""
+    family = FAMILIES.get(lm.config.model_type)
+    if family is None:
+        return lm
+    spelling = SPELLINGS.get(family.norm)
+    home = family.mlp_in[0].rpartition(".")[0]
+    for name, module in list(lm.named_modules()):
+        kind = type(module).__name__
+        if spelling and kind.endswith("RMSNorm"):
+            lm.set_submodule(name, LeanNorm(module, spelling))
+        elif family.gated and name.endswith(f".{home}") and _act_of(module) and not _drops(module):
+            lm.set_submodule(name, LeanMLP(module, [one.rpartition(".")[2] for one in family.mlp_in]))
+    return lm
+
+
+class _Swapped(nn.Module):
+    """The same parameters, children and settings as the module it stands for."""
+
+    def __init__(self, own: nn.Module) -> None:
+        super().__init__()
+        self.__dict__.update(own.__dict__)
+
+
+class LeanNorm(_Swapped):
+    """RMSNorm in one of its three spellings."""
+
+    def __init__(self, own: nn.Module, spelling: Spelling) -> None:
+        super().__init__(own)
+        self.spelling = spelling
+        self.eps = getattr(own, "variance_epsilon", None) or own.eps
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., d] -> [..., d]."""
+        return rms_norm(hidden_states, self.weight, self.eps, self.spelling)
+
+
+class LeanMLP(_Swapped):
+    """down(act(gate(x)) * up(x)), gate and up apart or as the halves of one layer."""
+
+    def __init__(self, own: Any, inputs: Sequence[str]) -> None:
+        super().__init__(own)
+        self.inputs, self.act = tuple(inputs), _act_of(own)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., d] -> [..., d]."""
+        made = outputs(hidden_states, [getattr(self, name) for name in self.inputs])
+        gates, up = made if len(made) == 2 else made[0].chunk(2, dim=-1)
+        learns = gates.requires_grad or up.requires_grad
+        part = part_of(self.down_proj, up) if learns else None
+        if part is not None:
+            return gated_lora(gates, up, self.act, part)
+        return self.down_proj(gated(gates, up, self.act))
+
+
+def outputs(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
+    """What linear layers make of one input: at once where one of them carries an update, else each by itself."""
+    parts = [part_of(layer, x) for layer in layers]
+    whole = [part for part in parts if part is not None]
+    if len(whole) == len(layers) and any(part.a is not None for part in whole):
+        return lora_linears(x, whole)
+    return [layer(x) for layer in layers]
+
+
+def part_of(layer: Any, x: Tensor) -> Part | None:
+    """A linear layer as a part of a node; None where it trains, somebody listens to it, or it must be called itself."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        return None
+    if hasattr(layer, "part"):  # an adapter's layer says so itself
+        return layer.part(x)
+    weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+    if weight is None or weight.requires_grad or (bias is not None and bias.requires_grad):
+        return None
+    four_bits = held_in_four_bits(weight)
+    if type(layer) is not nn.Linear and not four_bits:
+        return None
+    same = torch.is_autocast_enabled(x.device.type) or four_bits or weight.dtype == x.dtype
+    return Part(weight, bias) if same else None
+
+
+def _act_of(module: Any) -> Act | None:
+    act = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
+    return ACTS.get(type(act).__name__)
+
+
+def _drops(module: Any) -> bool:
+    """Seed-OSS drops some of what its feed-forward part gives, unless the rate is 0 (model/load.py sets it so)."""
+    return bool(getattr(module, "residual_dropout", 0.0))
