@@ -35,8 +35,8 @@ class _RMSNorm(torch.autograd.Function):
         factor = _factor(weight, wide, spelling)
         for rows in _rows(flat):
             some = flat[rows].to(wide)
-            torch.linalg.vector_norm(some, dim=1, keepdim=True, out=root[rows])
-            root[rows].square_().div_(flat.shape[1]).add_(eps).rsqrt_()
+            torch.mean(some * some, dim=1, keepdim=True, out=root[rows])  # bit by bit as transformers has it
+            root[rows].add_(eps).rsqrt_()
             if x.dtype == wide:
                 torch.mul(some, root[rows], out=out[rows]).mul_(factor)
             elif spelling == "rms":

@@ -79,7 +79,9 @@ class LeanMLP(_Swapped):
         part = part_of(self.down_proj, up) if learns else None
         if part is not None:
             return gated_lora(gates, up, self.act, part)
-        return self.down_proj(gated(gates, up, self.act))
+        hidden = gated(gates, up, self.act)
+        del made, gates, up  # or they would stand beside the output where nothing is kept
+        return self.down_proj(hidden)
 
 
 def outputs(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
