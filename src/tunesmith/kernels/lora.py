@@ -72,7 +72,7 @@ class _Layers:
         cls, dtype: torch.dtype, weights: Sequence[Tensor], factors: Sequence[Any], scales: Sequence[float]
     ) -> _Layers:
         """factors: a and b of each part, one after the other."""
-        like = {"dtype": dtype, "device": weights[0].device}
+        like: Any = {"dtype": dtype, "device": weights[0].device}
         shapes = [tuple(getattr(w, "quant_state", w).shape) for w in weights]
         a = [
             torch.empty(0, i, **like) if t is None else t.to(dtype) for t, (_, i) in zip(factors[::2], shapes)

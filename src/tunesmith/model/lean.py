@@ -34,12 +34,12 @@ def lean(lm: Any) -> Any:
         return lm
     spelling = SPELLINGS.get(family.norm)
     home = family.mlp_in[0].rpartition(".")[0]
+    inputs = [name.rpartition(".")[2] for name in family.mlp_in]
     for name, module in list(lm.named_modules()):
-        kind = type(module).__name__
-        if spelling and kind.endswith("RMSNorm"):
+        if spelling and type(module).__name__.endswith("RMSNorm"):
             lm.set_submodule(name, LeanNorm(module, spelling))
-        elif family.gated and name.endswith(f".{home}") and _act_of(module) and not _drops(module):
-            lm.set_submodule(name, LeanMLP(module, [one.rpartition(".")[2] for one in family.mlp_in]))
+        elif family.gated and name.endswith(f".{home}") and (act := _act_of(module)):
+            lm.set_submodule(name, LeanMLP(module, inputs, act))
     return lm
 
 
@@ -54,10 +54,12 @@ class _Swapped(nn.Module):
 class LeanNorm(_Swapped):
     """RMSNorm in one of its three spellings."""
 
+    weight: Tensor
+
     def __init__(self, own: nn.Module, spelling: Spelling) -> None:
         super().__init__(own)
         self.spelling = spelling
-        self.eps = getattr(own, "variance_epsilon", None) or own.eps
+        self.eps: float = getattr(own, "variance_epsilon", None) or getattr(own, "eps")  # noqa: B009
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
@@ -67,9 +69,11 @@ class LeanNorm(_Swapped):
 class LeanMLP(_Swapped):
     """down(act(gate(x)) * up(x)), gate and up apart or as the halves of one layer."""
 
-    def __init__(self, own: Any, inputs: Sequence[str]) -> None:
+    down_proj: nn.Module
+
+    def __init__(self, own: nn.Module, inputs: Sequence[str], act: Act) -> None:
         super().__init__(own)
-        self.inputs, self.act = tuple(inputs), _act_of(own)
+        self.inputs, self.act = tuple(inputs), act
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
@@ -110,10 +114,11 @@ def part_of(layer: Any, x: Tensor) -> Part | None:
 
 
 def _act_of(module: Any) -> Act | None:
+    """What a feed-forward part does to its gates; None where it does more than that.
+
+    Seed-OSS drops some of what it gives, unless the rate is 0 (model/load.py sets it so).
+    """
+    if getattr(module, "residual_dropout", 0.0):
+        return None
     act = getattr(module, "act_fn", None) or getattr(module, "activation_fn", None)
     return ACTS.get(type(act).__name__)
-
-
-def _drops(module: Any) -> bool:
-    """Seed-OSS drops some of what its feed-forward part gives, unless the rate is 0 (model/load.py sets it so)."""
-    return bool(getattr(module, "residual_dropout", 0.0))

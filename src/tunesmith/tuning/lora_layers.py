@@ -49,7 +49,8 @@ class FusedLinear(LoraLinear):
         drops = self._drops(names)
         if (drops and len(names) > 1) or not (autocast or self._of_one_kind(x, a)):
             return None
-        rate = self.lora_dropout[names[0]].p if drops and self.training else 0.0
+        dropout: Any = self.lora_dropout[names[0]]
+        rate = dropout.p if drops and self.training else 0.0
         bias: Any = base.bias
         return Part(self.base_weight(), bias, a, b, scaling, rate)
 
