@@ -95,6 +95,13 @@ def data_split(
         str | None,
         Parameter(name="--stratify", help="Column of kinds, each of which gives its share; or: source."),
     ] = None,
+    near: Annotated[
+        float | None,
+        Parameter(
+            name="--near",
+            help="Rows that share so much of their word triples never part. Unless given 0.8, up to 200,000 rows.",
+        ),
+    ] = None,
     seed: Seed = 0,
     from_: From = None,
     column: Columns = None,
@@ -103,13 +110,15 @@ def data_split(
 ) -> Answer:
     """Split rows into train, validation and test.
 
-    Equal rows, and dialogues that continue each other, never part; nor do rows of one group (--by). Rows are written
-    as they were read; which part a row goes to depends on its content and the seed alone.
+    Rows that are equal, or nearly (--near), and dialogues that continue each other, never part; nor do rows of one
+    group (--by). Rows are written as they were read; which part a row goes to depends on content and seed alone.
     """
     from tunesmith.app.render import reshape as pages
     from tunesmith.data.reshape.divide import Wish, divide
 
-    wish = Wish(part_of(validation, "--validation"), part_of(test, "--test"), by, stratify, seed)
+    if near is not None and not 0 <= near <= 1:
+        raise UserError.at("--near", f"{near} is no share", "such as 0.8; 0 keeps only equal rows together")
+    wish = Wish(part_of(validation, "--validation"), part_of(test, "--test"), by, stratify, seed, near)
     with reporting() as reporter:
         found = divide(sources_of(files, from_, column), wish, out, drop_bad=drop_bad, reporter=reporter)
     return Answer(found, pages.divided, json)

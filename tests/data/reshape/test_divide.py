@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunesmith.data.formats import to_record
+from tunesmith.data.reshape import alike
 from tunesmith.data.reshape.divide import SOURCE, Wish, _Row, assign, divide, groups_of
 from tunesmith.data.splits import row_keys
 from tunesmith.errors import DataError
@@ -173,3 +174,32 @@ def test_files_of_two_formats_do_not_go_into_one(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="holds messages, the files before it prompt_response"):
         divide(sources, Wish(1), str(tmp_path / "out"))
+
+
+# mutation tried: groups_of without twins
+def test_rows_that_are_nearly_equal_never_part(tmp_path: Path) -> None:
+    rows = []
+    for i in range(40):
+        text = " ".join(f"word{i}x{j}" for j in range(40))
+        rows += [
+            {"prompt": text, "response": f"the answer to {i}", "pair": i},
+            {"prompt": text.replace(f"word{i}x39", "changed"), "response": f"the answer to {i}", "pair": i},
+        ]
+    source = write(tmp_path / "a.jsonl", rows)
+    report = divide([source], Wish(0.2, 0.2), str(tmp_path / "out"))
+    pairs = [{item["pair"] for item in held} for held in parts(report).values()]
+    assert len(pairs) == 3
+    assert sum(map(len, pairs)) == 40
+    assert report["near"] == {"least": 0.8, "looked": True, "rows": 80}
+    apart = divide([source], Wish(0.2, 0.2, near=0.0), str(tmp_path / "apart"))
+    assert sum(len({item["pair"] for item in held}) for held in parts(apart).values()) > 40
+    assert not apart["near"]["looked"]
+
+
+def test_of_many_rows_near_ones_are_looked_for_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alike, "ROWS", 10)
+    source = write(tmp_path / "a.jsonl", [row(i) for i in range(20)])
+    assert not divide([source], Wish(0.2), str(tmp_path / "one"))["near"]["looked"]
+    assert divide([source], Wish(0.2, near=0.9), str(tmp_path / "two"))["near"]["looked"]

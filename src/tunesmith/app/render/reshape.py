@@ -78,6 +78,11 @@ def divided(document: Document) -> RenderableType:
     words += f", {base.count(document['left_out'])} left out" if document["left_out"] else ""
     words += f"; {base.many(groups['count'], 'group')} that never part, "
     words += f"the largest of {base.many(groups['largest'], 'row')}"
+    near = document["near"]
+    if near["rows"]:
+        words += f"; {base.many(near['rows'], 'row')} nearly equal to another, kept together"
+    if not near["looked"]:
+        words += "; rows that are nearly equal may part (--near 0.8)"
     if any(made.values()):
         words += f"; augmented rows: {base.count(made['train'])} train, "
         words += f"{base.count(made['left_out'])} left out as their originals are held out"

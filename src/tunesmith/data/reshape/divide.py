@@ -1,6 +1,6 @@
 """Split data files into parts: rows that belong together stay together, and each kind of row gets its share.
 
-rows --equal, continued, same group, augmented--> groups --by stratum, in an order of their own--> parts
+rows --equal or nearly, continued, same group, augmented--> groups --by stratum, in an order of their own--> parts
 
 The order in which groups are drawn comes from their content and the seed: adding rows moves few others.
 """
@@ -11,12 +11,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tunesmith.data.doctor.leakage import texts_of
 from tunesmith.data.formats import Fault
 from tunesmith.data.marks import original_of
+from tunesmith.data.reshape.alike import Alike
 from tunesmith.data.reshape.output import Spool, require_new, staged_folder
 from tunesmith.data.reshape.rows import Losses, good_rows, one_format, plain
 from tunesmith.data.splits import Key, row_keys
@@ -32,13 +34,17 @@ LEFT_OUT = "left out"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for: shares or counts of rows, the column of groups, that of strata (`source`: the file)."""
+    """What is asked for: shares or counts of rows, the column of groups, that of strata (`source`: the file).
+
+    near: from which overlap of word triples rows count as equal; 0 from none, None from 0.8 where there are few rows.
+    """
 
     validation: int | float | None = None
     test: int | float | None = None
     by: str | None = None
     stratify: str | None = None
     seed: int = 0
+    near: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,8 @@ class _Row:
     stratum: str
     original: Key | None = None
     """Of an augmented row: the key of the row that it was made of."""
+    twin: int | None = None
+    """The first of the rows that are nearly equal to it."""
 
 
 def divide(
@@ -66,10 +74,11 @@ def divide(
     require_new(folder)
     if not (wish.validation or wish.test):
         raise DataError.at("--validation", "nor --test is given", "such as --validation 0.05 --test 200")
-    with Spool(folder.parent) as spool:
-        rows, bad = _read(sources, wish, drop_bad, spool, reporter)
+    with Spool(folder.parent) as spool, Alike(folder.parent, wish.near) as alike:
+        rows, bad = _read(sources, wish, drop_bad, spool, alike, reporter)
+        rows = _with_twins(rows, alike)
         sides = place_augmented(rows, assign(rows, wish))
-        report = _report(sources, wish, rows, sides, bad, folder)
+        report = {**_report(sources, wish, rows, sides, bad, folder), "near": _near(rows, alike)}
         with staged_folder(folder) as beside:
             for part in report["parts"]:
                 with Spool(beside) as chosen:
@@ -82,7 +91,12 @@ def divide(
 
 
 def _read(
-    sources: Sequence[Source], wish: Wish, drop_bad: bool, spool: Spool, reporter: Reporter | None
+    sources: Sequence[Source],
+    wish: Wish,
+    drop_bad: bool,
+    spool: Spool,
+    alike: Alike,
+    reporter: Reporter | None,
 ) -> tuple[list[_Row], Losses]:
     rows: list[_Row] = []
     bad = Losses()
@@ -99,6 +113,8 @@ def _read(
         stratum = (
             sources[number].path if by == SOURCE else "" if by is None else _said(row.value.get(by)) or "null"
         )
+        if original_of(row.value) is None:
+            alike.add(len(rows), "\n".join(texts_of(row.record)))
         rows.append(_Row(row_keys(row.record), group, stratum, original_of(row.value)))
         spool.put(plain(row.value)[0])
     if missing:
@@ -108,6 +124,18 @@ def _read(
             f"name a column of the file; --stratify {SOURCE} takes the files themselves",
         )
     return rows, bad
+
+
+def _with_twins(rows: Sequence[_Row], alike: Alike) -> list[_Row]:
+    """Rows that are nearly equal know the first of them."""
+    first = dict(alike.first_of())
+    first |= {root: root for root in first.values()}
+    return [replace(row, twin=first.get(number)) for number, row in enumerate(rows)]
+
+
+def _near(rows: Sequence[_Row], alike: Alike) -> dict[str, Any]:
+    """How many rows have a row that is nearly equal, and whether that was looked for."""
+    return {"least": alike.least, "looked": alike.looked, "rows": sum(row.twin is not None for row in rows)}
 
 
 def _said(value: Any) -> str | None:
@@ -133,18 +161,20 @@ class _Together:
 
 
 def groups_of(rows: Sequence[_Row]) -> list[list[int]]:
-    """Row numbers that must not part: equal rows, a dialogue and what continues it, rows of one group."""
+    """Row numbers that must not part: rows equal or nearly, a dialogue and what continues it, rows of one group."""
     together = _Together(len(rows))
     whole: dict[Key, int] = {}
     for i, row in enumerate(rows):
         together.join(whole.setdefault(row.keys[-1], i), i)
-    named: dict[str, int] = {}
+    named: dict[str | int, int] = {}
     for i, row in enumerate(rows):
         for key in row.keys[:-1]:
             if key in whole:
                 together.join(whole[key], i)
         if row.group is not None:
             together.join(named.setdefault(row.group, i), i)
+        if row.twin is not None:
+            together.join(named.setdefault(row.twin, i), i)
     found: dict[int, list[int]] = {}
     for i in range(len(rows)):
         found.setdefault(together.find(i), []).append(i)
@@ -193,7 +223,7 @@ def assign(rows: Sequence[_Row], wish: Wish) -> list[str]:
                 sides[i] = part
         if not chosen:
             what = f"{count} of {len(real)} rows: every one of the {len(groups)} groups is larger"
-            raise DataError.at(f"--{part}", what, "ask for more, or group by a finer column")
+            raise DataError.at(f"--{part}", what, "ask for more, or group by a finer column, or --near 0")
     if all(sides[i] != "train" for i in real):
         raise DataError.at("--validation", f"and --test take all of {len(real)} rows", "ask for less")
     return sides
