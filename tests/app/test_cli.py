@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,68 @@ def test_signals_end_a_verb_with_130(number: signal.Signals, tmp_path: Path) -> 
     assert child.returncode == 130
     assert json.loads(out)["error"]["code"] == "interrupted"
     assert "Traceback" not in err
+
+
+LOADING = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "tunesmith.app":
+            print("ready", file=sys.stderr, flush=True)
+            time.sleep(30)
+sys.meta_path.insert(0, Slow())
+from tunesmith.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_while_libraries_load_is_an_answer_too(number: signal.Signals) -> None:
+    # mutation tried: no handlers in __main__
+    child = subprocess.Popen(
+        [sys.executable, "-c", LOADING, "plan", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
+    assert child.stderr is not None
+    assert child.stderr.readline() == "ready\n"
+    os.kill(child.pid, number)
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == 130
+    assert json.loads(out)["error"]["code"] == "interrupted"
+    assert err == f"\n! stopped by {number.name} before anything began\n"
+
+
+def test_a_library_that_turns_an_interrupt_into_something_else_is_not_believed(
+    main: Main, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mutation tried: `_meant` that returns the error
+    def plan(*_: Any, **__: Any) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("numpy.core.multiarray failed to import") from None
+
+    fake(monkeypatch, "plan", plan)
+    code, out, _ = main("plan", "recipe.yaml", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (130, "interrupted")
+
+
+def test_a_stop_that_a_library_swallows_is_said_again(main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    # mutation tried: no timer
+    monkeypatch.setattr(cli, "HEARD_SECONDS", 0.1)
+
+    def plan(*_: Any, **__: Any) -> dict[str, Any]:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException:
+            time.sleep(5)
+        return {}
+
+    fake(monkeypatch, "plan", plan)
+    began = time.monotonic()
+    code, out, _ = main("plan", "recipe.yaml", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (130, "interrupted")
+    assert time.monotonic() - began < 4
+    assert signal.getitimer(signal.ITIMER_REAL)[0] != 0.1
 
 
 def test_nohup_keeps_its_meaning(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +25,7 @@ from tunesmith.app import advising, benching, caching, doctoring, failure, resha
 from tunesmith.app.answer import Answer, write_json
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
-from tunesmith.errors import Problem, UserError
+from tunesmith.errors import Problem, TunesmithError, UserError
 
 HELP = """Fine-tune language models and prove what it did.
 
@@ -63,6 +64,9 @@ VERBS: tuple[tuple[Group, str, Callable[..., Any]], ...] = (
     (KNOW, "cache list", caching.cache_list),
     (KNOW, "cache clear", caching.cache_clear),
 )
+HEARD_SECONDS = 5.0
+"""A verb that goes on for so long after it was stopped did not hear it: libraries catch all while they are imported."""
+
 FAMILIES = {
     "data": "Look at data, and make data files of data files.",
     "runs": "The run folders: list, show, compare.",
@@ -103,9 +107,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     json = any(word in ("--json", "--json=true") for word in words[: _end(words)])
     _never_choke()
-    code = None
+    code, asked = None, list[float]()
     try:
-        with _stoppable(), _calm_libraries():
+        with _stoppable(asked), _calm_libraries():
             answer = _work(words, json)
         code = answer.code if isinstance(answer, Answer) else int(answer or 0)
         if isinstance(answer, Answer):
@@ -114,7 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return code
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and code is None:
-            return failure.report(error, json=json)
+            return failure.report(_meant(error, asked), json=json)
         # Whoever read us (head, less, a terminal that was closed) is gone. Python would complain once more at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -124,7 +128,13 @@ def main(words: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        return failure.report(error, json=json)
+        return failure.report(_meant(error, asked), json=json)
+
+
+def _meant(error: BaseException, asked: Sequence[float]) -> BaseException:
+    """What ended the verb. A library that is stopped half way through its import may say something else."""
+    just_now = bool(asked) and time.monotonic() - asked[-1] < HEARD_SECONDS
+    return KeyboardInterrupt() if just_now and not isinstance(error, TunesmithError) else error
 
 
 def _work(words: list[str], json: bool) -> Any:
@@ -166,22 +176,28 @@ def _misused(error: CycloptsError, json: bool) -> int:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop like Ctrl-C does; `nohup` keeps its meaning."""
+def _stoppable(asked: list[float]) -> Iterator[None]:
+    """SIGTERM and a closed terminal stop like Ctrl-C does; `nohup` keeps its meaning. Notes in `asked` when."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def stop(number: int, frame: object) -> None:
+        asked.append(time.monotonic())
+        if number != signal.SIGINT:  # a person presses again; and a chat goes on after a Ctrl-C
+            signal.setitimer(signal.ITIMER_REAL, HEARD_SECONDS)
         raise KeyboardInterrupt
 
     before = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             before[number] = signal.signal(number, stop)
+    before[signal.SIGALRM], timer = signal.signal(signal.SIGALRM, stop), signal.getitimer(signal.ITIMER_REAL)
     try:
         yield
     finally:
+        if asked:
+            signal.setitimer(signal.ITIMER_REAL, *timer)
         for number, handler in before.items():
             signal.signal(number, handler)
 
