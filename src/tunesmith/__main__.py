@@ -28,6 +28,9 @@ def main() -> int:
     code = work()
     for number in ours:  # the verb has ended: nothing is left to be stopped, and its exit code is known
         signal.signal(number, signal.SIG_IGN)
+    # An interrupt within exec() of a text (dataclasses, NamedTuple) leaves a mark in CPython, caught or not, by which
+    # `python -m` would end as if killed by SIGINT; running a text takes it away (pythonrun.c, run_eval_code_obj).
+    exec("")
     return code
 
 

@@ -328,6 +328,21 @@ def test_a_signal_while_libraries_load_is_an_answer_too(number: signal.Signals) 
     assert err == f"\n! stopped by {number.name} before anything began\n"
 
 
+def test_an_interrupt_within_generated_code_ends_with_130_too(tmp_path: Path) -> None:
+    # mutation tried: no exec("") in __main__
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    (tmp_path / "wrapped.py").write_text("""
+import sys
+from tunesmith import run
+from tunesmith.__main__ import main
+run.plan = lambda *_, **__: exec("raise KeyboardInterrupt")
+sys.exit(main())
+""")
+    words = [sys.executable, "-m", "wrapped", "plan", "recipe.yaml", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True)
+    assert done.returncode == 130
+
+
 def test_a_library_that_turns_an_interrupt_into_something_else_is_not_believed(
     main: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:
