@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.engine.faults import visit
+from tunesmith.errors import DoesNotFitError
 from tunesmith.events import Reporter, Rescued, Stepped
 from tunesmith.folder import RunFolder, read_json, staged, write_json
 from tunesmith.opened import base_model
@@ -146,6 +147,8 @@ def fit_to_data(
         anyway=anyway,
         text_of=_words_of(work),
         dry_run=_is_tight(work),
+        foreseen=plan.foreseen,
+        next_recipe=plan.lower(f"{recipe.output}/recipe.yaml"),
         held_out=validation,
         state_bytes=STATE_BYTES[recipe.optim.optimizer],
     )
@@ -241,13 +244,20 @@ def surroundings_of(work: Work) -> dict[str, Any]:
 
 def _evaluated_in_pieces(work: Work, measured: Callable[[int], Found], reporter: Reporter) -> Found:
     """An evaluation with fewer tokens at once where memory runs out. Training's own micro-batches stay."""
-    from tunesmith.model.memory import in_pieces
+    from tunesmith.model.memory import in_pieces, is_out_of_memory
 
     def shrunk(tokens: int) -> None:
         action = f"evaluation begins anew with {tokens} tokens at once; training is not touched"
         reporter.event(Rescued(step=0, reason="out of memory while evaluating", action=action))
 
-    return in_pieces(work.plan.micro_tokens, LEAST_EVALUATED_TOKENS, measured, shrunk)
+    try:
+        return in_pieces(work.plan.micro_tokens, LEAST_EVALUATED_TOKENS, measured, shrunk)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"out of memory with {LEAST_EVALUATED_TOKENS} tokens at once; {work.plan.foreseen}"
+        fix = work.plan.lower(f"{work.recipe.output}/recipe.yaml")
+        raise DoesNotFitError.at("evaluation", what, fix) from error
 
 
 def _is_tight(work: Work) -> bool:

@@ -24,7 +24,7 @@ from tunesmith.engine.stall import Pulse, watched
 from tunesmith.engine.step import HalfMoved, Stepper, StepResult, SummedLoss
 from tunesmith.engine.store import CheckpointStore
 from tunesmith.engine.world import LetGo, StopRequest, peak_bytes, stop_on_signals
-from tunesmith.errors import DivergedError, DoesNotFitError, TunesmithError, UserError
+from tunesmith.errors import DivergedError, DoesNotFitError, Problem, TunesmithError, UserError
 from tunesmith.events import Evaluated, Reporter, Rescued, Started, Stepped
 from tunesmith.recipe import Recipe
 from tunesmith.tuning.method import Method, Moments, TunedModel
@@ -72,7 +72,7 @@ def fit(
             stepper, keeper, sources, steps, recipe, settings, reporter, held_out, request, pulse,
             progress.step, limits_of(recipe, searching=settings.schedule is not None),
         )  # fmt: skip
-        with keeper.finishing():
+        with keeper.finishing(), _with_a_way_out(settings):
             result = loop.run(loop.rehearsed(progress))
     hooks.on_end()
     tuned.model.eval()
@@ -89,6 +89,19 @@ def _failing_at(step: int) -> Iterator[None]:
     except TunesmithError as error:
         error.step = step
         raise
+
+
+@contextmanager
+def _with_a_way_out(settings: Settings) -> Iterator[None]:
+    """An error of memory says what was foreseen, and the next recipe to try."""
+    try:
+        yield
+    except DoesNotFitError as error:
+        foreseen = f"; {settings.foreseen}" if settings.foreseen else ""
+        told = [Problem(p.where, p.what + foreseen, settings.next_recipe or p.fix) for p in error.problems]
+        again = DoesNotFitError(told)
+        again.step = error.step
+        raise again from error
 
 
 @dataclass(slots=True)
@@ -122,17 +135,12 @@ class _Loop:
                 self.settings.held_out,
             )
         if tokens != asked:
-            action = (
-                f"micro-batches of {tokens} tokens instead of {asked}, in every step; {self._next_to_try()}"
-            )
+            action = f"micro-batches of {tokens} tokens instead of {asked}, in every step; nothing is lost but speed"
+            action += f"; to have it back: {self.settings.next_recipe}" if self.settings.next_recipe else ""
             reason = "out of memory in a trial of the largest batch, before the first step"
+            reason += f"; {self.settings.foreseen}" if self.settings.foreseen else ""
             self.reporter.event(Rescued(step=progress.step, reason=reason, action=action))
         return replace(progress, micro_tokens=tokens)
-
-    def _next_to_try(self) -> str:
-        checkpointed = self.recipe.compute.checkpointing == "full"
-        way = "tuning.base=nf4" if checkpointed else "compute.checkpointing=full"
-        return f"nothing is lost but speed; to have it back: {way}"
 
     def run(self, progress: Progress) -> FitResult:
         """Steps until the end; saves where due, and whenever the loop is left in good order."""

@@ -36,6 +36,10 @@ class Settings:
     """Try the worst batch before the first step."""
     state_bytes: float = 8.0
     """What the optimiser will hold for each trainable number."""
+    foreseen: str = ""
+    """The forecast in words, for one whose memory runs out all the same."""
+    next_recipe: str = ""
+    """What to try then, and the command that writes it."""
     held_out: SampleSet | None = None
     """Rows of the held-out loss, whose longest is tried too."""
     anyway: bool = False

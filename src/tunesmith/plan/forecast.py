@@ -25,12 +25,12 @@ from tunesmith.plan.duration import (
     reading_work,
     train_work,
 )
-from tunesmith.plan.ladder import Rung, climb_down, nearest
+from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
 from tunesmith.plan.measured import stated, stated_time
-from tunesmith.plan.memory import Checkpointing, Load, Memory, forecast_memory
+from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, Memory, forecast_memory, galore_states
 from tunesmith.plan.reach import reach
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
-from tunesmith.recipe import Recipe, steps_of
+from tunesmith.recipe import GaLore, Recipe, steps_of
 from tunesmith.tuning.footprint import trainable_parameters
 from tunesmith.tuning.methods import METHODS
 from tunesmith.tuning.table import resolve_lr
@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from tunesmith.plan.registry import PastRun
     from tunesmith.plan.summary import DataSummary
     from tunesmith.plan.worst import Worst
+
+
+COPY = "checkpoint copy"
+COPY_SHARE = 0.5  # of the memory that is free, as in engine/keeping.py
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ class Plan:
     advice: tuple[Advice, ...]
     largest: Mapping[str, Any]
     nearest: Rung | None
+    next_down: Rung | None  # where memory runs out all the same
     precision: Literal["fp32", "bf16"]
     checkpointing: Checkpointing
     recomputed: range  # decoder layers computed again in the backward pass
@@ -75,7 +80,29 @@ class Plan:
     def shortage(self) -> str:
         """What is needed and what is there, in words."""
         needed, there = self.memory.device_bytes / 2**30, self.device.memory_bytes / 2**30
-        return f"needs about {needed:.1f} GiB, {self.device.name} has {there:.1f}"
+        return f"needs about {needed:.1f} GiB, {self.device.name} has {there:.1f}; {self.largest_terms}"
+
+    @property
+    def largest_terms(self) -> str:
+        """Where most of it goes, in words."""
+        terms = sorted(self.memory.terms.items(), key=lambda term: -term[1])[:4]
+        return f"most of it, in {self.memory.phase}: " + ", ".join(
+            f"{name} {_size(b)}" for name, b in terms if b
+        )
+
+    @property
+    def foreseen(self) -> str:
+        """What was forecast, in words for a run whose memory runs out all the same."""
+        there = _size(self.device.memory_bytes)
+        return f"{_size(self.memory.device_bytes)} of {there} were foreseen ({self.largest_terms})"
+
+    def lower(self, recipe: str) -> str:
+        """The next recipe to try where memory runs out all the same, and the command that writes it."""
+        if self.next_down is None:
+            return "nothing in a recipe would need less: take a smaller model or a larger device"
+        changes = " ".join(f"{key}={value}" for key, value in self.next_down.change.items())
+        about = f"{self.next_down.name}, about {_size(self.next_down.peak_bytes)}"
+        return f"try {changes} ({about}); to have it written: tunesmith plan {recipe} {changes} --fix FILE"
 
     @property
     def way_out(self) -> str:
@@ -148,11 +175,11 @@ def make_plan(
     """
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
-    memory = _with_stated_error(forecast_memory(load), device, facts)
+    memory = with_copy(_with_stated_error(forecast_memory(load), device, facts), load, device)
     seconds, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
-    largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
     close = nearest(rungs)
+    largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
     case = Case(
         recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary,
         memory.device_bytes <= device.memory_bytes, dict(close.change) if close else {}, runs, seconds,
@@ -166,21 +193,23 @@ def make_plan(
         memory=memory,
         shape=shape,
         seconds=seconds,
-        disk_bytes=_disk_bytes(recipe, facts, trainable, precision),
+        disk_bytes=_disk_bytes(recipe, load, trainable, precision),
         advice=advise(case),
         largest=largest,
         nearest=close,
+        next_down=next_down(setting, load),
         precision=precision,
         checkpointing=load.checkpointing,
         recomputed=_recomputed(load),
         micro_tokens=_micro_tokens(recipe, load),
         lr=resolve_lr(recipe),
         load=load,
-        attended=setting.attended,
-        step_seconds=step_seconds,
-        flops=flops,
-        trunk=trunk,
-    )
+        attended=setting.attended, step_seconds=step_seconds, flops=flops, trunk=trunk,
+    )  # fmt: skip
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**29 else f"{count / 2**20:.0f} MiB"
 
 
 def _chosen(setting: Setting, speed: Speed | None, room: int | None) -> tuple[Load, TrunkPlan]:
@@ -237,6 +266,28 @@ def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Mem
         allocated_error_share=error.allocated_share,
         held_against=error.rows,
     )
+
+
+def checkpoint_bytes(load: Load) -> int:
+    """A checkpoint's tensors: what trains, in fp32, and what the optimiser remembers of it, wherever that stands."""
+    trainable = trainable_parameters(load.tuning, load.facts)
+    if isinstance(load.tuning, GaLore):
+        return FP32 * (trainable + galore_states(load.tuning, load.facts))
+    return round(trainable * (FP32 + STATE_BYTES[load.optimizer]))
+
+
+def with_copy(memory: Memory, load: Load, device: Device) -> Memory:
+    """With the copy of a checkpoint that stands in the main memory while it is written, beside the next steps.
+
+    Where the main memory has no room for one, training waits for the disk instead (engine/keeping.py).
+    """
+    copy = checkpoint_bytes(load)
+    if device.kind == "cuda":  # whose `device` says nothing of the main memory
+        return replace(memory, host_bytes=memory.host_bytes + copy)
+    if copy > COPY_SHARE * (device.memory_bytes - memory.device_bytes):
+        return memory
+    phases = {name: {**terms, COPY: copy} for name, terms in memory.phases.items()}
+    return replace(memory, terms={**memory.terms, COPY: copy}, phases=phases)
 
 
 def _recomputed(load: Load) -> range:
@@ -309,9 +360,9 @@ def _held_out_share(recipe: Recipe) -> float:
     return part / (1 - part) if isinstance(part, float) else 0.1
 
 
-def _disk_bytes(recipe: Recipe, facts: ModelFacts, trainable: int, precision: str) -> int:
+def _disk_bytes(recipe: Recipe, load: Load, trainable: int, precision: str) -> int:
     """Checkpoints kept, one being written, the best one (which is never rotated away), and what was trained."""
     checkpoints = recipe.checkpoint.keep + 2
-    result = facts.parameters * (2 if precision == "bf16" else FP32)
+    result = load.facts.parameters * (2 if precision == "bf16" else FP32)
     result = result if METHODS[recipe.tuning.method].can.whole else trainable * FP32
-    return checkpoints * 3 * FP32 * trainable + result
+    return checkpoints * checkpoint_bytes(load) + result

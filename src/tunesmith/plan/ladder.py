@@ -79,6 +79,28 @@ def climb_down(setting: Setting) -> list[Rung]:
     return rungs
 
 
+def next_down(setting: Setting, load: Load) -> Rung | None:
+    """The first rung that needs less than a load which was forecast to fit and did not: with every layer recomputed."""
+    now, quickest = (
+        forecast_memory(load).allocated_bytes,
+        setting.seconds(setting.load(setting.sizes()[0], "off")),
+    )
+    everything = {"compute.checkpointing": "full"}
+    rungs = ((name, {**change, **everything}) for name, change in _steps(setting) if change)
+    for name, change in (("recomputed activations", everything), *rungs):
+        changed = with_change(setting, change)
+        if changed is None or capability_problems(changed.recipe.tuning, changed.facts):
+            continue
+        smallest = _smallest(changed)
+        memory = forecast_memory(smallest)
+        if memory.allocated_bytes < WORTH * now:
+            new = {key: value for key, value in change.items() if _is_new(setting.recipe, key, value)}
+            peak = memory.peak_bytes
+            slowdown = changed.seconds(smallest) / quickest
+            return Rung(name, new, peak, peak, changed.fits(smallest), slowdown, smallest.room, "full")
+    return None
+
+
 def nearest(rungs: list[Rung]) -> Rung | None:
     """The first rung that fits."""
     return next((rung for rung in rungs if rung.fits), None)
