@@ -324,3 +324,11 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON document."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def cache_root() -> Path:
+    """The folder of all caches: TUNESMITH_CACHE, else tunesmith/ in the user's own. RuntimeError: there is no home."""
+    if asked := os.environ.get("TUNESMITH_CACHE"):
+        return Path(asked).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tunesmith"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -61,6 +62,22 @@ def test_traced_bytes_are_those_that_torch_keeps(
     measured, targets = count_saved(config, TUNINGS[tuning], documents, bf16=bf16, own=True)
     found = forecast(facts, TUNINGS[tuning], 270, targets, 90, bf16)
     assert found == pytest.approx(measured, rel=near)
+
+
+# mutation tried: _read always empty
+def test_what_was_traced_once_is_read_by_the_next_process_and_never_of_code_that_may_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
+    config, asked = tiny_config("opt", **SHAPES["opt"]), Asked(reached=True, leaves=True)
+    found = Traced(config, False)(asked)
+    monkeypatch.setattr(Traced, "_trace", lambda *_: pytest.fail("traced again"))
+    assert found is not None
+    assert Traced(config, False)(asked) == found
+    assert Traced(config, True).file is None
+    (file,) = (tmp_path / "traced").iterdir()
+    file.write_text("[[")
+    assert Traced(config, False).answers == {}  # a file that was spoilt is begun anew
 
 
 def test_a_plan_says_whether_layers_were_traced_or_estimated(

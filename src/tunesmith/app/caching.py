@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from tunesmith.app.answer import Answer
 from tunesmith.app.verbs import Json
 from tunesmith.errors import UserError
+from tunesmith.folder import cache_root
 
 
 def cache_list(*, json: Json = False) -> Answer:
@@ -18,7 +19,7 @@ def cache_list(*, json: Json = False) -> Answer:
     from tunesmith.data import cache
 
     found = [asdict(entry) for entry in cache.entries()]
-    document = {"folder": str(cache.root()), "bytes": sum(each["bytes"] for each in found), "entries": found}
+    document = {"folder": str(cache_root()), "bytes": sum(each["bytes"] for each in found), "entries": found}
     return Answer(document, pages.list_page, json)
 
 
@@ -37,7 +38,7 @@ def cache_clear(
         raise UserError.at("--days", f"must not be negative, got {days}", "try --days 30")
     gone, kept = cache.clear(days)
     document = {
-        "folder": str(cache.root()),
+        "folder": str(cache_root()),
         "cleared": [asdict(entry) for entry in gone],
         "in_use": [asdict(entry) for entry in kept],
         "freed_bytes": sum(entry.bytes for entry in gone),

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import DataError
+from tunesmith.folder import cache_root
 
 KINDS = ("tokens", "splits", "trunks")
 # Who makes an entry locks the one; who reads it holds the other, which only clearing asks for.
@@ -33,18 +34,9 @@ _RACY_NS = 2_000_000_000
 _SMALL = 4 << 20  # hashed faster than it is worth to remember
 
 
-def root() -> Path:
-    """The folder of all caches."""
-    asked = os.environ.get("TUNESMITH_CACHE")
-    if asked:
-        return Path(asked).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tunesmith"
-
-
 def free_bytes() -> int | None:
     """Room left on the disk of the caches; None where nobody says."""
-    place = next((path for path in (root(), *root().parents) if path.is_dir()), None)
+    place = next((path for path in (cache_root(), *cache_root().parents) if path.is_dir()), None)
     try:
         return None if place is None else shutil.disk_usage(place).free
     except OSError:
@@ -72,7 +64,7 @@ def _writable(wanted: Path, named: bool) -> Path:
 
 def folder_of(kind: str, key: str) -> Path:
     """The folder of an entry, made if need be. Raises DataError."""
-    base = _writable(root(), "TUNESMITH_CACHE" in os.environ)
+    base = _writable(cache_root(), "TUNESMITH_CACHE" in os.environ)
     found = base / kind / key[:32]
     found.mkdir(parents=True, exist_ok=True)
     return found
@@ -148,7 +140,7 @@ def remembered_hash(path: Path, compute: Any) -> str:
     now = [found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
     if found.st_size < _SMALL:
         return str(compute())
-    place = _writable(root(), "TUNESMITH_CACHE" in os.environ) / "stamps"
+    place = _writable(cache_root(), "TUNESMITH_CACHE" in os.environ) / "stamps"
     memo = place / f"{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]}.json"
     known = read_document(memo)
     if isinstance(known, dict) and known.get("stamp") == now:
@@ -184,7 +176,10 @@ class Entry:
 def entries() -> list[Entry]:
     """Everything in the cache, last used first."""
     found = [
-        _entry(kind, path) for kind in KINDS for path in sorted((root() / kind).glob("*")) if path.is_dir()
+        _entry(kind, path)
+        for kind in KINDS
+        for path in sorted((cache_root() / kind).glob("*"))
+        if path.is_dir()
     ]
     return sorted(found, key=lambda entry: -entry.used)
 
@@ -229,5 +224,6 @@ def clear(older_than_days: float | None = None) -> tuple[list[Entry], list[Entry
             shutil.rmtree(entry.path)
             gone.append(entry)
     if older_than_days is None:
-        shutil.rmtree(root() / "stamps", ignore_errors=True)
+        shutil.rmtree(cache_root() / "stamps", ignore_errors=True)
+        shutil.rmtree(cache_root() / "traced", ignore_errors=True)
     return gone, kept

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten
 from transformers import AutoModelForCausalLM, masking_utils
 
+from tunesmith.folder import cache_root, write_atomically
 from tunesmith.model.facts import Asked, Bytes, Kept
 from tunesmith.model.forward import decoder_layers
 
 _DOCUMENTS, _LENGTHS = 2, (16, 32, 64)
+_ANSWERS: TypeAdapter[list[tuple[Asked, Kept | None]]] = TypeAdapter(list[tuple[Asked, Kept | None]])
 
 
 class Traced:
@@ -31,7 +37,10 @@ class Traced:
     def __init__(self, config: Any, remote_code: bool) -> None:
         self.config, self.remote_code = config, remote_code
         self.models: dict[str, tuple[Any, FakeTensorMode]] = {}
-        self.answers: dict[Asked, Kept | None] = {}
+        self.file = (
+            None if remote_code else _place(config)
+        )  # code of the model's own may change under its config
+        self.answers: dict[Asked, Kept | None] = _read(self.file)
 
     def __call__(self, asked: Asked) -> Kept | None:
         """Bytes kept in front of the layer, in it, for all layers together, and behind them."""
@@ -45,6 +54,7 @@ class Traced:
                 self.answers[asked] = None
             finally:
                 said.disabled = before
+            _write(self.file, self.answers)
         return self.answers[asked]
 
     def _trace(self, asked: Asked) -> Kept:
@@ -70,6 +80,37 @@ class Traced:
                 )
             self.models[str(dtype)] = without_dropout(lm).train(), mode
         return self.models[str(dtype)]
+
+
+# ---- answers of earlier processes ----
+
+
+def _place(config: Any) -> Path | None:
+    """Where the answers for a config lie: of these libraries and of this room's very code."""
+    code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
+    told = (str(config), torch.__version__, transformers.__version__, code)  # a config's words are its JSON
+    try:
+        return cache_root() / "traced" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.json"
+    except RuntimeError:  # no home directory
+        return None
+
+
+def _read(file: Path | None) -> dict[Asked, Kept | None]:
+    """What was answered before; nothing where that cannot be read."""
+    try:
+        return dict(_ANSWERS.validate_json(file.read_bytes())) if file else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _write(file: Path | None, answers: dict[Asked, Kept | None]) -> None:
+    """Keep them. A place that cannot be written is no reason to fail a plan."""
+    try:
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, _ANSWERS.dump_json(list(answers.items())).decode())
+    except OSError:
+        return
 
 
 def _let_train(lm: nn.Module, names: frozenset[str], dtype: torch.dtype) -> None:

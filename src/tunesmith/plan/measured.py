@@ -14,6 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tunesmith.folder import cache_root
+
 PACKAGED = Path(__file__).with_name("measured.json")
 FILE = "measured.jsonl"
 # So many of the newest lines are read; a file grown beyond twice as many bytes is begun anew.
@@ -89,18 +91,10 @@ class StatedTime:
 R = TypeVar("R", Row, TimeRow)
 
 
-def folder() -> Path:
-    """Where what was measured here is kept."""
-    if asked := os.environ.get("TUNESMITH_CACHE"):
-        return Path(asked).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "tunesmith"
-
-
 def record(row: Row | TimeRow) -> None:
     """Add a row to what was measured here. A place that cannot be written is no reason to fail a run."""
     try:
-        file = folder() / FILE
+        file = cache_root() / FILE
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.exists() and file.stat().st_size > 2 * MOST_BYTES:
             kept = file.read_text(encoding="utf-8", errors="replace").splitlines()[-MOST_LINES:]
@@ -160,7 +154,7 @@ def _packaged(key: str, read: Callable[[Any], R | None]) -> Iterator[R]:
 
 def _own(read: Callable[[Any], R | None]) -> Iterator[R]:
     try:
-        with (folder() / FILE).open("rb") as file:
+        with (cache_root() / FILE).open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - MOST_BYTES))
             lines = file.read().decode("utf-8", errors="replace").splitlines()[-MOST_LINES:]
     except (OSError, RuntimeError):
