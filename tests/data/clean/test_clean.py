@@ -261,10 +261,60 @@ def test_nothing_is_overwritten_and_wrong_names_are_told(tmp_path: Path) -> None
         wash(path, tmp_path)
     with pytest.raises(UserError, match="did you mean fillers"):
         wash(path, tmp_path / "out", ("filler",))
-    packed = tmp_path / "a.jsonl.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(DataError, match="unpack it first"):
-        wash(packed, tmp_path / "out")
+
+
+ROWS = [row("fine"), row("has\u200b a hidden one"), row("fine"), row("the\u200blast")]
+
+
+# mutation tried: rows of an unpacked file keep the address of its copy
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz", "a.txt.gz", "a.csv.gz"])
+def test_a_packed_file_has_an_unpacked_copy_and_comes_back_unpacked(tmp_path: Path, name: str) -> None:
+    table = "prompt,response\n" + "".join(f"{each['prompt']},{each['response']}\n" for each in ROWS)
+    contents = {
+        "jsonl": "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ROWS),
+        "json": json.dumps(ROWS, ensure_ascii=False, indent=1),
+        "txt": "\n\n".join(each["prompt"] for each in ROWS) + "\n\n\n",
+        "csv": table,
+    }
+    content = contents[name.split(".")[1]].encode()
+    (tmp_path / name).write_bytes(gzip.compress(content))
+    (found,) = wash(tmp_path / name, tmp_path / "out").files
+    assert (found.out, found.form) == (str(tmp_path / "out" / name[:-3]), "unpacked")
+    cleaned = Path(found.out).read_text()
+    assert "\u200b" not in cleaned
+    documents = name == "a.txt.gz"  # of which equal ones are left to data check
+    assert cleaned.count("fine") == 1 + documents
+    told = [json.loads(line) for line in Path(found.report).read_text().splitlines()][1:-1]
+    assert len(told) == 3 - documents
+    assert all(line["where"].startswith(f"{tmp_path / name}:") for line in told)
+    again = restore(Path(found.report), tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+    assert again["form"] == "unpacked"
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_a_table_has_a_copy_in_lines_and_its_rows_come_back(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, table = tmp_path / f"a.{kind}", pa.Table.from_pylist(ROWS)
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+            writer.write_table(table)
+    (found,) = wash(path, tmp_path / "out").files
+    assert (found.out, found.form) == (str(tmp_path / "out" / "a.jsonl"), "lines")
+    assert [each["prompt"] for each in read(Path(found.out))] == ["fine", "has a hidden one", "thelast"]
+    restore(Path(found.report), tmp_path / "back.jsonl")
+    assert read(tmp_path / "back.jsonl") == ROWS
+
+
+def test_a_packed_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(write(tmp_path / "b.jsonl", ROWS * 50).read_bytes())[:-9])
+    with pytest.raises(DataError, match="cannot be read"):
+        wash(path, tmp_path / "out")
 
 
 def test_two_files_of_one_name_have_two_copies_and_no_row_twice(tmp_path: Path) -> None:

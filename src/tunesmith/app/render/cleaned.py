@@ -65,5 +65,9 @@ def _steps(document: dict[str, Any]) -> RenderableType | None:
 
 def restored(document: dict[str, Any]) -> RenderableType:
     """The original is back."""
-    words = f"{document['out']} is the original again: {base.many(document['rows'], 'row')} put back"
+    again = {
+        "unpacked": f"is again what is packed in {document['source']}",
+        "lines": f"has the rows of {document['source']} again, one a line",
+    }.get(document["form"], "is the original again")
+    words = f"{document['out']} {again}: {base.many(document['rows'], 'row')} put back"
     return base.mark("good", base.visible(words))

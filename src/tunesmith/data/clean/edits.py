@@ -36,9 +36,9 @@ class Writing:
     changed: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
-    def begin(self, source: str, steps: list[str]) -> None:
-        """The first line: what is cleaned, and with which steps."""
-        self._line({"kind": "begin", "schema": SCHEMA, "source": source, "steps": steps})
+    def begin(self, source: str, steps: list[str], form: str) -> None:
+        """The first line: what is cleaned, with which steps, and what of it the original bytes are."""
+        self._line({"kind": "begin", "schema": SCHEMA, "source": source, "steps": steps, "form": form})
 
     def edit(self, where: str, start: int, end: int, new: bytes, changes: list[dict[str, str]]) -> None:
         """Replace original[start:end]; an empty `new` takes the row out."""
@@ -111,7 +111,8 @@ def restore(report: Path, out: Path, cleaned: Path | None = None) -> dict[str, A
         raise DataError.at(
             str(out), f"cannot be written: {error.strerror}", "choose another --out"
         ) from error
-    return {"report": str(report), "cleaned": str(cleaned), "out": str(out), "rows": len(lines) - 2}
+    source = {"source": lines[0].get("source"), "form": lines[0].get("form", "file")}
+    return {"report": str(report), "cleaned": str(cleaned), "out": str(out), "rows": len(lines) - 2, **source}
 
 
 REPORT = ".report"  # no suffix of data: a folder of copies is read as data

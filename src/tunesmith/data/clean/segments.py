@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tunesmith.data.files import LINES, TABLES, DataFile
+from tunesmith.data.files import LINES, DataFile
 from tunesmith.data.rawrows import RawRow
 from tunesmith.data.sources import is_array
-from tunesmith.errors import DataError
 
 Kind = Literal["lines", "array", "text", "cells"]
 _SPACE = b" \t\r\n"
@@ -30,16 +29,6 @@ class Segment:
     start: int | None
     end: int
     until: int
-
-
-def require_editable(file: DataFile) -> None:
-    """Refuse files whose rows have no bytes of their own."""
-    if file.is_packed:
-        fix = "unpack it first: gunzip or zstd -d"
-        raise DataError.at(file.name, "is packed, so its rows cannot be changed in place", fix)
-    if file.kind in TABLES - {".csv", ".tsv"}:
-        fix = "tunesmith data convert writes it as .jsonl"
-        raise DataError.at(file.name, f"is a {file.kind[1:]} table, whose rows share their bytes", fix)
 
 
 def kind_of_file(file: DataFile, data: mmap.mmap | bytes) -> Kind:

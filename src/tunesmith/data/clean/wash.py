@@ -1,5 +1,7 @@
 """Clean the train files of a recipe: each becomes a copy of the same format, and a report that undoes it.
 
+Packed files become unpacked copies, tables of rows become lines; undoing gives these back as they were.
+
 row --parse--> texts --steps, until none changes anything--> record --leave out?--> edit of its bytes, or none
 """
 
@@ -21,13 +23,13 @@ from tunesmith.data.clean.segments import (
     delimiter_of,
     kind_of_file,
     read_cells,
-    require_editable,
     segments,
     with_cells,
 )
 from tunesmith.data.clean.spots import Spot, put, rewrite, rewrite_whole, spots
 from tunesmith.data.clean.steps import NAMES, UNASKED, Rewrite, rewrites, settle, verdicts, without_html
 from tunesmith.data.clean.twice import Seen
+from tunesmith.data.clean.unpacked import editable, form_of, name_of
 from tunesmith.data.doctor.custom import NONE, OwnRules, ask
 from tunesmith.data.doctor.findings import excerpt
 from tunesmith.data.doctor.leakage import HeldText, Leakage, question_of, texts_of
@@ -58,6 +60,8 @@ class CleanedFile:
     dropped: Mapping[str, int]
     sha256_before: str
     sha256_after: str
+    form: str = "file"
+    """What undoing gives back: the file, or of a packed one its content (unpacked), or of a table its rows (lines)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,11 @@ def _places(data: Data, out: Path) -> list[tuple[Source, DataFile, Path]]:
     taken: set[str] = set()
     for source in data.train:
         for file in files_of(source.path):
-            require_editable(file)
-            name, number = file.path.name, 1
+            name, number = name_of(file), 1
+            stem, suffix = Path(name).stem, Path(name).suffix
             while name in taken:
                 number += 1
-                name = f"{file.path.stem}-{number}{file.path.suffix}"
+                name = f"{stem}-{number}{suffix}"
             taken.add(name)
             found.append((source, file, out / name))
     for _, _, place in found:
@@ -170,21 +174,21 @@ class _Washing:
 
     def file(self, source: Source, file: DataFile, out: Path, reporter: Reporter) -> CleanedFile:
         """Clean one file."""
-        # a pattern or a folder is one source of many files: each is cleaned by itself
-        opened = open_source(source.model_copy(update={"path": file.name}), reporter)
         report = out.with_name(out.name + REPORT)
         parts = [path.with_name(path.name + ".part") for path in (out, report)]
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
             with (
-                open(file.path, "rb") as held,
+                editable(file) as bytes_of,  # of a pattern or a folder each file is cleaned by itself
+                open(bytes_of.path, "rb") as held,
                 mmap.mmap(held.fileno(), 0, access=mmap.ACCESS_READ) as original,
                 open(parts[0], "wb") as copied,
                 open(parts[1], "w", encoding="utf-8") as told,
             ):
                 writing = Writing(original, copied, told)
-                writing.begin(file.name, sorted(self.steps))
-                self._rows(opened, kind_of_file(file, original), original, writing)
+                writing.begin(file.name, sorted(self.steps), bytes_of.form)
+                kind = kind_of_file(DataFile(file.name, bytes_of.path), original)
+                self._rows(bytes_of.opened(source, reporter), kind, original, writing)
                 totals = writing.end()
             for part, place in zip(parts, (out, report)):
                 os.replace(part, place)
@@ -195,7 +199,7 @@ class _Washing:
         finally:
             for part in parts:
                 part.unlink(missing_ok=True)
-        return CleanedFile(file.name, str(out), str(report), **totals)
+        return CleanedFile(file.name, str(out), str(report), **totals, form=form_of(file))
 
     def _rows(self, opened: Opened, kind: Kind, original: mmap.mmap, writing: Writing) -> None:
         header = _header(original) if kind == "cells" else []
