@@ -341,3 +341,9 @@ def test_a_full_rate_of_2e_5_is_allowed_and_more_is_not() -> None:
 
     assert rules(2e-5) == []
     assert rules(2.1e-5) == ["rate_too_high"]
+
+
+def test_the_page_lists_every_rule_in_both_languages() -> None:
+    for page in ("advice.md", "advice.zh-CN.md"):
+        text = (Path(__file__).parents[2] / "docs" / page).read_text(encoding="utf-8")
+        assert [rule.__name__ for rule in RULES if f"| `{rule.__name__}` |" not in text] == []
