@@ -223,3 +223,36 @@ def test_blank_lines_inside_a_document_do_not_part_it_in_a_txt(tmp_path: Path) -
     source = write(tmp_path / "a.jsonl", {"text": "one\n\ntwo"}, {"text": "three"})
     convert(Source(path=str(source)), "text", str(tmp_path / "b.txt"))
     assert [record.text for record in meanings(tmp_path / "b.txt")] == ["one\n\ntwo", "three"]
+
+
+# mutation tried: turn_keys are reported and not carried
+@pytest.mark.parametrize(("format", "turns"), [("sharegpt", "conversations"), ("messages", "messages")])
+def test_keys_of_a_row_and_of_its_turns_go_along_to_another_dialogue_format(
+    tmp_path: Path, format: str, turns: str
+) -> None:
+    extra = [{"name": "Ann", "time": 3}, {"model": "m1"}, {}, {"model": "m2"}]
+    said = [("user", "q"), ("assistant", "a"), ("user", "q2"), ("assistant", "a2")]
+    if format == "sharegpt":
+        old = {"messages": [{"role": r, "content": c, **e} for (r, c), e in zip(said, extra)]}
+    else:
+        names = {"user": "human", "assistant": "gpt"}
+        old = {"conversations": [{"from": names[r], "value": c, **e} for (r, c), e in zip(said, extra)]}
+    source = write(tmp_path / "a.jsonl", {"id": "row 7", "topic": ["x"], **old})
+    found = convert(Source(path=str(source)), format, str(tmp_path / "b.jsonl"))  # type: ignore[arg-type]
+    (row,) = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    assert (row["id"], row["topic"]) == ("row 7", ["x"])
+    reserved = {"role", "content", "from", "value"}
+    assert [{k: v for k, v in turn.items() if k not in reserved} for turn in row[turns]] == extra
+    assert found["losses"] == []
+    assert {"id", "topic", "turns.name", "turns.model"} <= set(found["columns_carried"])
+
+
+def test_keys_of_turns_that_cannot_go_along_are_listed(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "s", "name": "house"},
+        {"role": "user", "content": "q", "name": "Ann"},
+        {"role": "assistant", "content": "a"},
+    ]
+    source = write(tmp_path / "a.jsonl", {"messages": turns})
+    with pytest.raises(DataError, match="turn_keys"):
+        convert(Source(path=str(source)), "prompt_response", str(tmp_path / "b.jsonl"))

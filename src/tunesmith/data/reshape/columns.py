@@ -88,6 +88,35 @@ def unread_in_turns(value: Any) -> list[str]:
     return list(found)
 
 
+def carry_turn_keys(
+    row: dict[str, Any], value: Mapping[str, Any], read: Iterable[str], renamed: Mapping[str, str]
+) -> set[str]:
+    """Put the unread keys of a dialogue's turns beside the same turns of a new row; which keys were put.
+
+    Only where the turns are the same, one by one (a system turn that became a column aside).
+    """
+    new = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), [])
+    old = next((value[n] for n in read if isinstance(value.get(n), list) and unread_in_turns(value[n])), [])
+    if len(old) == len(new) + 1 and _said_by(old[0], renamed) == "system" and not unread_in_turns(old[:1]):
+        old = old[1:]
+    keys = set(unread_in_turns(old)) - set(renamed.values())
+    if len(old) != len(new) or not all(map(_says_the_same, new, old)):
+        return set()
+    for turn, before in zip(new, old):
+        turn.update({key: before[key] for key in keys if before.get(key) is not None and key not in turn})
+    return keys
+
+
+def _said_by(turn: Any, renamed: Mapping[str, str]) -> Any:
+    return turn.get(renamed.get("role", "role"), turn.get("from")) if isinstance(turn, dict) else None
+
+
+def _says_the_same(new: Mapping[str, Any], old: Any) -> bool:
+    """Whether two turns hold the same words; one that was put together of parts does not count."""
+    said = new.get("content", new.get("value"))
+    return isinstance(old, dict) and isinstance(said, str) and said in old.values()
+
+
 def unread_keys(row: Mapping[str, Any], read: Iterable[str], renamed: Mapping[str, str]) -> list[str]:
     """Keys in the turns of the columns that are read, beside those that mean something."""
     known = set(renamed.values())

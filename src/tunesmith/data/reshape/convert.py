@@ -6,6 +6,7 @@ rows --record--> spell --beside the unread columns--> spool --lay--> new file --
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from tunesmith.data.judged import LABELS, LETTERS, is_label
 from tunesmith.data.marks import MARK
 from tunesmith.data.rawrows import END_OF_TEXT
 from tunesmith.data.records import Record
-from tunesmith.data.reshape.columns import read_by, unread_keys
+from tunesmith.data.reshape.columns import carry_turn_keys, read_by, unread_keys
 from tunesmith.data.reshape.output import Spool, require_output, staged
 from tunesmith.data.reshape.rows import Losses, Read, opened, plain, read
 from tunesmith.data.reshape.spell import LEFT_OUT, REDUCED, spell
@@ -130,9 +131,31 @@ class _Conversion:
             spelt = spell(record, self.format)
             rows, reasons = list(spelt.rows), [(reason, _WORDS[reason]) for reason in spelt.lost]
             keys = unread_keys(value, names, source.columns)
-            reasons += [("turn_keys", f"{key!r:.40} of a turn") for key in keys] if rows else []
+            kept = self._with_turn_keys(rows, value, names, record) if keys else set()
+            reasons += (
+                [("turn_keys", f"{key!r:.40} of a turn") for key in keys if key not in kept] if rows else []
+            )
         rows = [fitted for row in rows if (fitted := self._fitted(row, reasons)) is not None]
         return [self._beside(row, value, names, reasons) for row in rows], reasons
+
+    def _with_turn_keys(
+        self, rows: list[dict[str, Any]], value: Mapping[str, Any], names: frozenset[str], record: Record
+    ) -> set[str]:
+        """Keys of turns that mean nothing to us, carried from dialogue to dialogue where they change no meaning."""
+        if (
+            len(rows) != 1
+            or self.format not in ("messages", "sharegpt")
+            or self.kind not in (".json", *LINES)
+        ):
+            return set()
+        new = copy.deepcopy(rows[0])
+        kept = carry_turn_keys(new, value, names, self.file.source.columns)
+        if not kept or to_record(new, self.format, {}) != to_record(rows[0], self.format, {}):
+            return set()
+        for key in kept:
+            self.carried[f"turns.{key}"] = self.carried.get(f"turns.{key}", 0) + 1
+        rows[0] = plain(new)[0]
+        return kept
 
     def _fitted(self, row: dict[str, Any], reasons: list[tuple[str, str]]) -> dict[str, Any] | None:
         """The row as its kind of file can hold it; None where it cannot."""
