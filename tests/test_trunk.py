@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.faults.kills import differences, outcome
+from tests.faults.kills import PRELOADED, differences, outcome
 from tests.folders import make_model, write_rows
 from tunesmith import run
 from tunesmith import trunk as above
@@ -118,7 +118,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     return found
 
 
-# mutation tried: states of the next row given; states of the layer below; forgetting to set the names of the layers
+# mutation tried: states of the next row given; those that enter the layer below
 def test_losses_norms_and_weights_are_those_of_the_plain_run_and_no_step_computes_the_trunk(
     model, tmp_path, computed
 ):
@@ -142,6 +142,7 @@ def test_losses_norms_and_weights_are_those_of_the_plain_run_and_no_step_compute
     assert found["filled_tokens"] == found["tokens"] < found["read_tokens"]
 
 
+# mutation tried: only missing blocks are made
 def test_what_is_there_is_read_what_is_damaged_is_told_and_made_again(model, tmp_path):
     chosen, heard = recipe(model, tmp_path), Heard()
     first = opened(chosen)
@@ -222,27 +223,38 @@ def test_what_cannot_be_kept_is_refused_where_it_is_asked_for(model, tmp_path, m
     assert not run.prepare(recipe(model, tmp_path, "auto")).plan.trunk.on
 
 
-@pytest.mark.parametrize("point", ["step:4", *(
-    pytest.param(slow, marks=pytest.mark.slow) for slow in ("trunk:2", "save_rename:2", "trained:1")
-)])  # fmt: skip
+def test_a_run_that_was_stopped_goes_on_bit_for_bit_on_what_is_kept(model, tmp_path):
+    whole, stopped = (recipe(model, tmp_path, name=name, tuning=UPPER) for name in ("whole", "stopped"))
+    run.train(whole)
+    assert run.train(stopped, stop_after=2).status == "interrupted"
+    assert run.train(stopped, resume=True).status == "done"
+    assert differences(outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")) == []
+    assert trunk(stopped)["filled_tokens"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["trunk:2", "step:4", "save_rename:2", "trained:1"])
 def test_a_run_that_is_killed_ends_like_the_undisturbed_one_bit_for_bit(model, tmp_path, point):
     whole, killed = (recipe(model, tmp_path, name=name, tuning=UPPER) for name in ("whole", "killed"))
     assert _elsewhere(killed, f"{point}:kill") == -9
     assert _elsewhere(killed, "") == 0
-    run.train(whole)
+    assert _elsewhere(whole, "") == 0
     assert differences(outcome(tmp_path / "killed"), outcome(tmp_path / "whole")) == []
     assert trunk(whole)["filled_tokens"] == 0
 
 
 def _elsewhere(chosen: Recipe, fault: str) -> int:
-    process = multiprocessing.get_context("fork").Process(target=_train, args=(chosen, fault))
+    server = multiprocessing.get_context("forkserver")  # a process that has never run autograd
+    server.set_forkserver_preload(PRELOADED)
+    process = server.Process(target=_train, args=(chosen, fault, os.environ["TUNESMITH_CACHE"]))
     process.start()
     process.join()
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _train(chosen: Recipe, fault: str) -> None:
-    os.environ["TUNESMITH_FAULT"] = fault
-    faults.forget_visits()
+def _train(chosen: Recipe, fault: str, place: str) -> None:
+    os.environ |= {"TUNESMITH_FAULT": fault, "TUNESMITH_CACHE": place, "TUNESMITH_FAST_BF16": "0"}
+    states.BLOCK_TOKENS = 150
+    torch.set_num_threads(1)
     run.train(chosen, resume=(Path(chosen.output) / "recipe.yaml").exists())

@@ -32,6 +32,7 @@ def without(**values: Any) -> Plan:
     return plan(compute={"trunk_cache": "off"}, **values)
 
 
+# mutation tried: filling left out of the time
 def test_several_epochs_on_top_of_frozen_layers_are_worth_it_and_the_plan_says_what_it_takes() -> None:
     found = plan()
     assert found.trunk.on
@@ -47,7 +48,6 @@ def test_several_epochs_on_top_of_frozen_layers_are_worth_it_and_the_plan_says_w
     assert found.to_json()["trunk"]["on"] is True
 
 
-# mutation tried: filling left out of the time
 def test_one_epoch_is_not_and_few_frozen_layers_are_not() -> None:
     assert not plan(epochs=1, held_out=0).trunk.on
     assert "worth" in plan(epochs=1, held_out=0).trunk.reason
