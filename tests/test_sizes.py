@@ -17,6 +17,8 @@ FIELDS_A_SECTION = 12
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 WIDE_SECTIONS = {
+    "Lora": "5 of its 13 keys are those that every method takes",
+    "AdaLora": "5 of its 13 keys are those that every method takes",
     "Recipe": "its 14 keys are the contract's top level, one a part of the house",
 }
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tunesmith.plan.device import Device
     from tunesmith.tuning.method import Method
 
-# Where a run's adapter is put, if its base was held in 4 bits.
-Onto = Literal["as trained", "dequantised", "original"]
+# Where a run's adapter is put, if its base was held in few bits.
+Onto = Literal["as trained", "own tables", "dequantised", "original"]
 # What opens a PEFT adapter that is not folded.
 _OPENED_BY: Mapping[str, Tuning] = {
     "PROMPT_TUNING": Prompt(method="prompt"),
@@ -92,12 +92,13 @@ def _attached(
     """A run's adapter on its base.
 
     A base that was held in 4 bits: held so again, or its numbers in plain layers (which may be merged into), or
-    the weights it was quantised from. Any other base is the same in all three.
-    """
+    the weights it was quantised from. Any other base is the same in all. Embedding and head are held in few bits
+    again only as trained: they took no update, and are handed over as they were."""
     from tunesmith.model.quantised import Held, widen
     from tunesmith.tuning.build import build
 
-    held = None if onto == "original" else Held.by(recipe.tuning)
+    tuning = recipe.tuning if onto == "as trained" else recipe.tuning.model_copy(update={"tables": 16})
+    held = None if onto == "original" else Held.by(tuning)
     base: Any = base_model(recipe.model, device, precision, recipe.seed, held)
     if onto == "dequantised":
         base = widen(base)
@@ -292,8 +293,7 @@ def export(
     if is_adapter(target):
         _choose_base(None, form, onto)
         return _export_adapted(str(target), form, reporter)
-    folder = trained_run(target)
-    recipe = recipe_of(folder)
+    recipe = recipe_of(folder := trained_run(target))
     if form == "merged":
         require_mergeable(Model(path=str(target)))
     from tunesmith.export.adapter import export_adapter
@@ -303,7 +303,7 @@ def export(
     chosen, trained, device = _choose_base(recipe, form, onto), trained_folder(folder), find_device()
     plainly = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": "auto"})})
 
-    def attached(adapter: Path, precision: str, onto: Onto = "as trained") -> Any:
+    def attached(adapter: Path, precision: str, onto: Onto = "own tables") -> Any:
         if trained == folder.model:
             return base_model(Model(path=str(trained)), device, precision, recipe.seed)
         return _attached(plainly, adapter, device, precision, onto)
@@ -312,9 +312,8 @@ def export(
     destination = RunFolder(Path(target)).export(form)
     probes = recipe.evaluation.probes
     if form == "merged":
-        precision = (
-            read_json(folder.plan)["precision"] if recipe.model.dtype == "auto" else recipe.model.dtype
-        )
+        asked = recipe.model.dtype
+        precision = read_json(folder.plan)["precision"] if asked == "auto" else asked
         found = export_merged(parts, destination, precision, probes, reporter)
     else:
         found = export_adapter(parts, destination, lambda copy: attached(copy, "fp32"), probes, reporter)
@@ -329,14 +328,15 @@ def _trained(recipe: Recipe, folder: Path, attached: Callable[..., Any], onto: O
 
     tokenizer = load_tokenizer(Model(path=str(folder)))
 
-    def opened(dtype: Any, place: Onto = "as trained") -> Any:
+    def opened(dtype: Any, place: Onto = "own tables") -> Any:
         return attached(folder, _precision_of(dtype), place)
 
     return Trained(
         open=opened if onto != "original" else lambda dtype: opened(dtype, "original"),
         fold=(lambda: attached(folder, "fp32", "dequantised")) if onto == "dequantised" else None,
-        as_trained=opened if onto == "original" else None,
+        as_trained=lambda dtype: opened(dtype, "as trained"),
         onto=onto,
+        tables=recipe.tuning.tables,
         merge=build(recipe.tuning).merge,
         tokenizer=tokenizer,
         template=_template(tokenizer),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunesmith.kernels import head
+from tunesmith.kernels import chunks, head
 
 
 def _plain(hidden, weight, targets):
@@ -15,8 +15,8 @@ def _plain(hidden, weight, targets):
 @pytest.fixture(scope="module", autouse=True)
 def sixteen_rows_a_chunk():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(head, "CHUNK_ROWS", 16)
-        patch.setattr(head, "CHUNK_ELEMENTS", 0)
+        patch.setattr(chunks, "CHUNK_ROWS", 16)
+        patch.setattr(chunks, "CHUNK_ELEMENTS", 0)
         yield
 
 
@@ -47,7 +47,7 @@ def test_a_frozen_head_gets_no_gradient():
 
 @pytest.mark.parametrize("vocabulary", [32_000, 152_000])
 def test_logits_of_one_chunk_only_are_held(vocabulary):
-    assert head.rows_per_chunk(vocabulary) * vocabulary <= head.MOST_ELEMENTS
+    assert chunks.rows_per_chunk(vocabulary, None, 4) * vocabulary <= chunks.MOST_ELEMENTS
 
 
 def test_bf16_autocast_is_no_worse_than_the_plain_bf16_path():

@@ -32,8 +32,8 @@ def found() -> dict[str, str]:
 # left out; z_loss without its factor 2; a token's weight left out of the gradient
 @pytest.mark.parametrize(
     "check",
-    ["nf4", "nf4_double_quant", "fp4", "nf4_fp16", "nf4_uneven", "head", "head_bf16", "head_capped", "head_weighted",
-     "head_z_loss", "head_all", "summed_loss"],
+    ["nf4", "nf4_double_quant", "fp4", "nf4_fp16", "nf4_uneven", "table", "head", "head_bf16", "head_capped",
+     "head_weighted", "head_z_loss", "head_all", "summed_loss"],
 )  # fmt: skip
 def test_the_kernel_says_what_its_plain_twin_says(check: str, found: dict[str, str]) -> None:
     assert found[check] == "equal"

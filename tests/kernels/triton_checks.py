@@ -32,6 +32,20 @@ def widened(
     )
 
 
+def table(bits: int = 4) -> str:
+    """A table's rows by the kernel, as on a card, and in plain torch."""
+    from tunesmith.kernels.tables import Table
+
+    torch.manual_seed(4)
+    held = Table.of(torch.randn(50, 192), bits)
+    plain = held.rows(slice(3, 40), torch.float16)
+    codes, scales = held.codes[3:40], held.scales[3:40]
+    ours = triton_nf4.widen(codes.reshape(-1), held.levels, scales.reshape(-1), 64, torch.float16)
+    return (
+        "equal" if torch.equal(ours.view(37, 192), plain) else f"{(ours.view(37, 192) - plain).abs().max()}"
+    )
+
+
 def scored(
     dtype: torch.dtype = torch.float32, scale: float = 1.0, softcap: float | None = None, weighted: bool = False,
     z_loss: float = 0.0,
@@ -79,6 +93,7 @@ CHECKS: dict[str, Callable[[], str]] = {
     # the interpreter cuts fp32 to bf16 where a card rounds: 16 bits are compared in fp16
     "nf4_fp16": lambda: widened((64, 96), double=True, dtype=torch.float16),
     "nf4_uneven": lambda: widened((7, 33), double=True),
+    "table": table,
     "head": scored,
     "head_bf16": lambda: scored(torch.bfloat16),
     "head_capped": lambda: scored(softcap=4.0, scale=0.5),

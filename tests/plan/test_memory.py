@@ -292,12 +292,21 @@ def test_blocks_that_are_given_back_at_once_cost_nothing_extra() -> None:
     assert forecast_memory(BASE).terms["allocator"] > 0
 
 
-def test_a_chunk_of_logits_is_as_large_as_the_head_makes_it() -> None:
-    from tunesmith.kernels import head
-    from tunesmith.plan import memory
+def test_logits_on_a_card_are_made_by_bytes_and_never_take_much_of_it() -> None:
+    llama = facts_from_config({**CONFIGS["llama"], "vocab_size": 128_256})
+    load = replace(
+        BASE, facts=llama, device="cuda", bf16=True, frozen_bytes=2, tuning=TUNINGS["lora"], tokens=16_384
+    )
+    load = replace(load, targets=16_384)
 
-    for vocabulary in (100, 32_000, 500_000):
-        assert memory.chunk_rows(vocabulary) == head.rows_per_chunk(vocabulary)
+    def logits(card: int) -> int:
+        hidden = load.targets * llama.hidden_size * 2
+        return forecast_memory(replace(load, card_bytes=card)).phases["loss"]["head"] - hidden
+
+    big, small = logits(80 * 2**30), logits(8 * 2**30)
+    assert 0.99 * 512 * 2**20 < big <= 512 * 2**20
+    assert 0.99 * 256 * 2**20 < small <= 256 * 2**20
+    assert big > 2000 * 128_256 * 2  # rows enough for a product to fill the card
 
 
 @pytest.mark.parametrize("targets", [60, 600])

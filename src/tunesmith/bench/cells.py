@@ -11,7 +11,8 @@ from typing import Any
 
 from tunesmith.model.facts import ModelFacts, facts_from_config, read_facts
 from tunesmith.model.families import FAMILIES
-from tunesmith.plan.memory import Load, Memory, forecast_memory
+from tunesmith.plan.memory import Load, forecast_memory
+from tunesmith.plan.peak import Memory
 from tunesmith.recipe import Model, Tuning, parse
 
 _WIDE = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}

@@ -45,7 +45,8 @@ class Trained:
 
     Of a base held in 4 bits, `onto` tells what is merged into: "dequantised", where `fold` opens the twin of `open`
     in plain layers (a 4-bit layer is never merged into); or "original", where `open` has the weights from before
-    and `as_trained` opens what was trained.
+    and `as_trained` opens what was trained. So it does where embedding and head were held in `tables` bits: what is
+    handed over has them as they were before.
     """
 
     open: Callable[[torch.dtype], nn.Module]
@@ -57,6 +58,7 @@ class Trained:
     fold: Callable[[], nn.Module] | None = None
     as_trained: Callable[[torch.dtype], nn.Module] | None = None
     onto: str | None = None
+    tables: int = 16
     parts: Mapping[str, Path] = field(default_factory=dict)  # of a sum of adapters, each by name
 
     def hashes(self) -> dict[str, dict[str, str]]:
@@ -108,7 +110,9 @@ def export_merged(
         )
         if trained.onto:
             value["onto"] = trained.onto
-        if trained.as_trained is not None:
+        if trained.tables != 16:
+            value["tables"] = {"bits_in_training": trained.tables, "merged": "original"}
+        if trained.as_trained is not None and (trained.onto == "original" or trained.tables != 16):
             told = probe_logits(trained.as_trained(DTYPES[dtype]), prompts)
             value["against_as_trained"] = asdict(compare_logits(told, merged))
         write_certificate(stage, value)

@@ -19,22 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk
 from tunesmith.kernels.nf4 import has_triton
+from tunesmith.kernels.tables import Table
 
-# Rows of a chunk: too few, and the weight is read from memory again and again (152k words at 26 rows: half the
-# speed of 256). A small vocabulary takes more rows, a huge one fewer.
-CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 CACHED_ELEMENTS = 125_000  # of these, as many as a core's own cache holds
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A model's output head: weight [V d], bias [V], and what its family does to logits.
+    """A model's output head: weight [V d], perhaps in 8 or 4 bits, bias [V], and what its family does to logits.
 
     `learnt_rows`: (ids [n], rows [n d]) that stand in the frozen weight already and want its gradient there.
     """
 
-    weight: Tensor
+    weight: Tensor | Table
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
@@ -45,15 +44,22 @@ class Head:
         return _cap(_raw(hidden, self.weight, self.bias, self.scale), self.softcap)
 
 
-def rows_per_chunk(vocabulary: int) -> int:
-    """Rows whose logits are made at once."""
-    return max(16, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
+def _rows(
+    hidden: Tensor, weight: Tensor | Table, dtype: torch.dtype, learns: bool = True, trains: bool = False
+) -> int:
+    """Rows of a chunk, where products are computed in `dtype`."""
+    alive = bytes_a_logit(dtype.itemsize, _fused_on(hidden, dtype), learns, trains)
+    return rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
+
+
+def _card_bytes(device: torch.device) -> int | None:
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
 
 
 def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each token in nats, without gradient. hidden [n d], targets [n] -> [n]."""
     head = head if isinstance(head, Head) else Head(head)
-    rows = rows_per_chunk(head.weight.shape[0])
+    rows = _rows(hidden, head.weight, _computed_in(hidden), learns=False)
     with torch.no_grad():
         parts = [
             torch.nn.functional.cross_entropy(head.logits(h), t, reduction="none")
@@ -102,10 +108,37 @@ def weigh(losses: Tensor, token_weights: Tensor | None) -> Tensor:
     return losses if token_weights is None else losses * token_weights.to(losses.dtype)
 
 
-def _raw(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+def _raw(hidden: Tensor, weight: Tensor | Table, bias: Tensor | None, scale: float) -> Tensor:
     """Logits before the cap."""
+    return _widened(product(hidden, _cast(weight, hidden.dtype), bias), scale)
+
+
+def _cast(weight: Tensor | Table, dtype: torch.dtype) -> Tensor | Table:
+    """A weight to multiply with; one in few bits is made wide where it is used."""
+    return weight if isinstance(weight, Table) else weight.to(dtype)
+
+
+def product(hidden: Tensor, weight: Tensor | Table, bias: Tensor | None = None) -> Tensor:
+    """hidden W^T + bias, in the dtype of hidden; of a table piece by piece, without gradient. [n d] -> [n V]."""
     bias = None if bias is None else bias.to(hidden.dtype)
-    return _widened(torch.nn.functional.linear(hidden, weight.to(hidden.dtype), bias), scale)
+    if not isinstance(weight, Table):
+        return torch.nn.functional.linear(hidden, weight, bias)
+    out = hidden.new_empty(len(hidden), weight.shape[0])
+    with torch.no_grad():
+        for piece in weight.pieces():
+            torch.mm(hidden.detach(), weight.rows(piece, hidden.dtype).t(), out=out[:, piece])
+    return out if bias is None else out.add_(bias)
+
+
+def _product_back(grad: Tensor, weight: Tensor | Table) -> Tensor:
+    """grad W: [n V] -> [n d]; of a table the sum of its pieces, in at least fp32."""
+    if not isinstance(weight, Table):
+        return grad @ weight
+    wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
+    total = torch.zeros(len(grad), weight.width, dtype=wide, device=grad.device)
+    for piece in weight.pieces():
+        total += grad[:, piece] @ weight.rows(piece, grad.dtype)
+    return total
 
 
 def _widened(logits: Tensor, scale: float) -> Tensor:
@@ -123,7 +156,7 @@ class _SummedLoss(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        weight: Tensor | Table,
         bias: Tensor | None,
         rows: Tensor | None,
         ids: Tensor | None,
@@ -135,7 +168,7 @@ class _SummedLoss(torch.autograd.Function):
     ) -> Tensor:
         dtype = _computed_in(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            cast = weight.to(dtype)
+            cast = _cast(weight, dtype)
             wide = torch.float64 if dtype == torch.float64 else torch.float32
             total = torch.zeros((), dtype=wide, device=hidden.device)
             grad_hidden = torch.empty_like(hidden)
@@ -143,7 +176,7 @@ class _SummedLoss(torch.autograd.Function):
                 torch.zeros(x.shape, dtype=wide, device=x.device) if needed and x is not None else None
                 for x, needed in zip((weight, bias, rows), ctx.needs_input_grad[1:4])
             )
-            chunk = rows_per_chunk(weight.shape[0])
+            chunk = _rows(hidden, weight, dtype, trains=grad_weight is not None)
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
                 w = None if token_weights is None else token_weights[begin : begin + chunk]
@@ -153,7 +186,7 @@ class _SummedLoss(torch.autograd.Function):
                     grad_bias += per_row[:, 0] @ grad
                 grad = grad.to(dtype)
                 # each row's factor goes on the narrow side: nothing but the exponential walks along V twice
-                grad_hidden[begin : begin + chunk] = (grad @ cast).mul_(per_row)
+                grad_hidden[begin : begin + chunk] = _product_back(grad, cast).mul_(per_row)
                 if grad_rows is not None or grad_weight is not None:
                     h = h.to(wide) * per_row
                 if grad_rows is not None:
@@ -162,8 +195,8 @@ class _SummedLoss(torch.autograd.Function):
                     grad_weight.addmm_(grad.t().to(wide), h)
                 del grad  # or it would live beside the logits of the next chunk
         kept = [
-            g if g is None or x is None else g.to(x.dtype)
-            for g, x in zip((grad_weight, grad_bias, grad_rows), (weight, weight, rows))
+            g.to(x.dtype) if g is not None and isinstance(x, Tensor) else None
+            for g, x in zip((grad_weight, grad_bias, grad_rows), (weight, bias, rows))
         ]
         ctx.save_for_backward(grad_hidden, *kept)
         return total
@@ -183,7 +216,7 @@ class _TokenLosses(torch.autograd.Function):
     def forward(
         ctx: Any,
         hidden: Tensor,
-        weight: Tensor,
+        weight: Tensor | Table,
         bias: Tensor | None,
         targets: Tensor,
         scale: float,
@@ -192,12 +225,12 @@ class _TokenLosses(torch.autograd.Function):
         dtype = _computed_in(hidden)
         losses, slopes = [], torch.empty_like(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            cast, chunk = weight.to(dtype), rows_per_chunk(weight.shape[0])
+            cast, chunk = _cast(weight, dtype), _rows(hidden, weight, dtype)
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
                 loss, grad, per_row = _slopes(h, cast, bias, t, None, scale, softcap)
                 losses.append(loss)
-                slopes[begin : begin + chunk] = (grad.to(dtype) @ cast).mul_(per_row)
+                slopes[begin : begin + chunk] = _product_back(grad.to(dtype), cast).mul_(per_row)
                 del grad
         trains = any(ctx.needs_input_grad[1:3])
         ctx.save_for_backward(slopes, *((hidden, weight, bias, targets) if trains else ()))
@@ -233,12 +266,16 @@ def _computed_in(hidden: Tensor) -> torch.dtype:
 
 def fused(logits: Tensor) -> bool:
     """Whether one kernel makes loss and gradient in place of these logits."""
-    return logits.is_cuda and logits.dtype != torch.float64 and has_triton()
+    return _fused_on(logits, logits.dtype)
+
+
+def _fused_on(place: Tensor, dtype: torch.dtype) -> bool:
+    return place.is_cuda and dtype != torch.float64 and has_triton()
 
 
 def _slopes(
     hidden: Tensor,
-    weight: Tensor,
+    weight: Tensor | Table,
     bias: Tensor | None,
     targets: Tensor,
     token_weights: Tensor | None,
@@ -247,7 +284,7 @@ def _slopes(
     z_loss: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A chunk's losses, and their derivative by hidden W^T + bias as (matrix, factor of each row)."""
-    logits = torch.nn.functional.linear(hidden, weight, None if bias is None else bias.to(hidden.dtype))
+    logits = product(hidden, weight, bias)
     if fused(logits):
         from tunesmith.kernels import triton_head
 

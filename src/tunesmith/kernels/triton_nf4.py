@@ -44,17 +44,29 @@ def _widen(  # type: ignore[no-untyped-def]
 def dequantise(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """The wide weight of a bitsandbytes Params4bit: [o, i] in `dtype`."""
     held: Any = weight
-    state, codes = held.quant_state, held.data.reshape(-1)
-    count = state.shape.numel()
-    out = torch.empty(
-        codes.numel() * 2, dtype=dtype, device=codes.device
-    )  # an odd count has a nibble to spare
+    state = held.quant_state
     inner = state.state2 if state.nested else None
+    nested = (inner.code, inner.absmax, state.offset, inner.blocksize) if inner else None
+    wide = widen(held.data.reshape(-1), state.code, state.absmax, state.blocksize, dtype, nested)
+    return wide[: state.shape.numel()].view(state.shape)  # an odd count has a nibble to spare
+
+
+def widen(
+    codes: Tensor,
+    levels: Tensor,
+    scales: Tensor,
+    block: int,
+    dtype: torch.dtype,
+    nested: tuple[Tensor, Tensor, Tensor, int] | None = None,
+) -> Tensor:
+    """Two values a byte of `codes` [n], each level times the scale of its block: [2n] in `dtype`.
+
+    nested: levels and scales of the scales, their offset, and how many share one.
+    """
+    out = torch.empty(codes.numel() * 2, dtype=dtype, device=codes.device)
+    scale_levels, outer, offset, nested_block = nested or (levels, scales, levels, 1)
     _widen[(triton.cdiv(codes.numel(), BYTES),)](
-        codes, state.code, state.absmax,
-        inner.code if inner else state.code, inner.absmax if inner else state.absmax,
-        state.offset if inner else state.code, out, codes.numel(),
-        block=state.blocksize, nested_block=inner.blocksize if inner else 1, nested=inner is not None,
-        size=BYTES, enable_fp_fusion=False,
+        codes, levels, scales, scale_levels, outer, offset, out, codes.numel(),
+        block=block, nested_block=nested_block, nested=nested is not None, size=BYTES, enable_fp_fusion=False,
     )  # fmt: skip
-    return out[:count].view(state.shape)
+    return out

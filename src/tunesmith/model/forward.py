@@ -17,6 +17,7 @@ from tunesmith.kernels import attention, head
 from tunesmith.kernels.documents import LastLayer, ask_only, group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.last_layer import WATCHED, asking_at, may_ask_less
+from tunesmith.model.tables import HeldHead
 from tunesmith.model.trunk import standing_in
 from tunesmith.model.virtual import ids_before, lengthen
 
@@ -81,7 +82,8 @@ def output_head(lm: Any) -> head.Head:
     if family.divide:
         scale /= getattr(config, family.divide)
     softcap = getattr(config, family.softcap) if family.softcap else None
-    return head.Head(module.weight, module.bias, scale, softcap, getattr(module, "learnt_rows", None))
+    weight = module.table if isinstance(module, HeldHead) else module.weight
+    return head.Head(weight, module.bias, scale, softcap, getattr(module, "learnt_rows", None))
 
 
 def learnt(model: nn.Module, batch: Batch, everywhere: bool = False) -> Learnt:

@@ -106,7 +106,7 @@ def last_logits(model: Any, rows: Sequence[Sequence[int]], keep: int, pad_id: in
 
     Within `ready_to_answer`.
     """
-    device = model.get_input_embeddings().weight.device
+    device = causal_lm(model).device
     before = ids_before(model)
     rows = [[*before, *row] for row in rows]
     if not _answers_in_batches(causal_lm(model)):
@@ -195,7 +195,7 @@ def _continue(
     """(row, token) as they are decided; a row's stop token is not told."""
     from transformers import DynamicCache
 
-    device = model.get_input_embeddings().weight.device
+    device = causal_lm(model).device
     stops = frozenset(stop_ids)
     before = ids_before(model)
     prompts = [[*before, *prompt] for prompt in prompts]

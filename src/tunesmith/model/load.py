@@ -34,6 +34,7 @@ from tunesmith.model.lean import lean
 from tunesmith.model.offload import offload_inputs
 from tunesmith.model.quantised import Held, adopt, finite, wide_names
 from tunesmith.model.stored import stored_kind
+from tunesmith.model.tables import hold_tables
 from tunesmith.recipe import Model
 
 if TYPE_CHECKING:
@@ -112,9 +113,11 @@ def load_model(
         raise ModelError.at(
             model.path, f"{bad} holds values that are not finite", "use weights that are whole"
         )
+    if held is not None:
+        hold_tables(loaded, held.tables)
     if getattr(loaded, "is_quantized", False):
         adopt(loaded)
-        loaded.to(dtype)  # what stays wide
+    loaded.to(dtype)  # what stays wide
     return lean(without_dropout(loaded)).to(device).eval()
 
 
@@ -142,7 +145,7 @@ def _require_all(path: str, info: dict[str, Any]) -> None:
 def _storage(
     text: PretrainedConfig, model: Model, device: str, dtype: torch.dtype, held: Held | None
 ) -> dict[str, Any]:
-    """How transformers stores what it loads. In 4 bits: tensor after tensor, from the numbers of the file.
+    """How transformers stores what it loads. In few bits: tensor after tensor, from the numbers of the file.
 
     Never from numbers rounded to `dtype` first: the same base must come out in training and, in fp32, at export.
     """
@@ -153,6 +156,8 @@ def _storage(
         return {"dtype": "auto", "device_map": {"": device}}
     if held is None:
         return {"dtype": dtype}
+    if held.kind is None:
+        return {"dtype": "auto"}
     from transformers import BitsAndBytesConfig
 
     with torch.device("meta"):

@@ -1,7 +1,8 @@
 """A base held in 4 bits: which layers, how they come there, and what they are worth when wide again.
 
     16/32-bit linear layers of the decoder --hold--> codes and scales (NF4 or FP4, arXiv:2305.14314) --widen--> plain
-The head, embeddings and norms stay wide, and so does what trains by itself (also_train).
+Head and embeddings stay wide unless they are held in few bits as well (tables.py); norms always do, and so does what
+trains by itself (also_train).
 Never write into such a weight: a small update rounds back to the code it came from.
 """
 
@@ -18,28 +19,34 @@ from transformers.pytorch_utils import Conv1D
 from tunesmith.kernels.nf4 import dequantise, held_in_four_bits
 from tunesmith.model.forward import decoder_layers
 from tunesmith.model.stored import Kind
+from tunesmith.model.tables import hold_tables
 from tunesmith.recipe import Tuned
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """How a base is held: its linear layers in 4 bits, but for the modules in `wide`."""
+    """How a base is held: its linear layers in 4 bits, where there is a kind, but for the modules in `wide`;
+    its embedding and head in `tables` bits."""
 
-    kind: Kind
+    kind: Kind | None
     double_quant: bool = True
     wide: tuple[str, ...] = ()
+    tables: int = 16
 
     @classmethod
     def by(cls, tuning: Tuned) -> Held | None:
         """As a tuning section asks; None where nothing is quantised."""
-        if tuning.base == "none":
+        if tuning.base == "none" and tuning.tables == 16:
             return None
-        return cls(tuning.base, tuning.double_quant, tuning.also_train)
+        kind = None if tuning.base == "none" else tuning.base
+        return cls(kind, tuning.double_quant, tuning.also_train, tuning.tables)
 
 
 def hold(lm: nn.Module, held: Held | None) -> nn.Module:
-    """Quantise the decoder's linear layers where they stand, one after the other; returns `lm`."""
+    """Quantise the decoder's linear layers and the tables where they stand, one after the other; returns `lm`."""
     if held is not None:
+        hold_tables(lm, held.tables)
+    if held is not None and held.kind is not None:
         import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
         from tunesmith.model.four_bit import from_dense
 

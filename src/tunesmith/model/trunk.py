@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tunesmith.kernels.documents import group_documents
 from tunesmith.model.families import FAMILIES
+from tunesmith.model.tables import HeldEmbedding
 
 if TYPE_CHECKING:
     from tunesmith.data.loader import Batch
@@ -139,12 +140,18 @@ def standing_in(lm: Any, states: Tensor | None) -> Iterator[dict[str, Tensor]]:
         layer.forward = give
     try:
         # the embedding is not looked up; what a family adds to it (GPT-2's places) is thrown away with it
-        yield {"inputs_embeds": states.to(lm.get_input_embeddings().weight.dtype)}
+        yield {"inputs_embeds": states.to(_gives(lm.get_input_embeddings()))}
     finally:
         for layer, before in zip(trunk, own):
             del layer.forward
             if before is not None:
                 layer.forward = before
+
+
+def _gives(embedding: Any) -> torch.dtype:
+    """What an embedding's rows are made in."""
+    dtype: torch.dtype = (embedding.like if isinstance(embedding, HeldEmbedding) else embedding.weight).dtype
+    return dtype
 
 
 # --- weights ---
@@ -175,6 +182,9 @@ def _tensors(lm: Any, depth: int) -> list[tuple[str, Tensor]]:
     names = [family.embedding, *([family.positions] if family.positions else [])]
     names += [f"{family.layers}.{index}" for index in range(depth)]
     found: list[tuple[str, Tensor]] = []
+    embedding = lm.get_input_embeddings()
+    if isinstance(embedding, HeldEmbedding):
+        found += [(f"{family.embedding}.{part}", held) for part, held in embedding.table.tensors()]
     for name in names:
         for inner, parameter in lm.get_submodule(name).named_parameters():
             found.append((f"{name}.{inner}", parameter))
@@ -198,7 +208,7 @@ def _code_version() -> str:
 def let_go(lm: Any, depth: int) -> list[str]:
     """Give the memory of the trunk's weights back; names of those that went. Shapes, dtypes and device stay.
 
-    The embedding goes too, where the head is another table.
+    The embedding goes too, where the head is another table, unless it stands in few bits.
     """
     gone = []
     for name, parameter in _weights(lm, depth):

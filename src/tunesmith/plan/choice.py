@@ -100,6 +100,7 @@ class Setting:
             bf16=self.precision == "bf16",
             frozen_bytes=2 if stored == "bf16" else FP32,
             checkpointing=checkpointing,
+            card_bytes=self.device.memory_bytes if self.device.kind == "cuda" else 0,
             offload=recipe.compute.offload == "checkpoints",
             tokens=batch.tokens,
             targets=max(1, batch.targets),

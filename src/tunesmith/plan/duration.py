@@ -15,7 +15,7 @@ from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import FP32, Numbers, Trains, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
-from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
+from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load, head_rows
 from tunesmith.plan.walk import LayerCost
 from tunesmith.tuning.footprint import trainable_parameters
 
@@ -148,8 +148,18 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
     update = trainable * (UPDATE_TRAFFIC + ACCUMULATE_TRAFFIC * stretch.micro_batches)
     if load.optimizer.startswith("paged"):
         update += 2 * trainable * STATE_BYTES[load.optimizer] * PAGED_TRAFFIC
+    update += _table_traffic(load, size, stretch)
     away = load.away / load.computed * stretch.tokens * len(again)
     return total + Work(flops, stretch.targets * facts.vocab_size * HEAD_TRAFFIC + update, away=away)
+
+
+def _table_traffic(load: Load, size: Numbers, stretch: Stretch) -> float:
+    """Bytes moved where a head in few bits is made wide, written and read, twice a chunk of rows."""
+    if load.tuning.tables == 16:
+        return 0.0
+    chunks = max(stretch.micro_batches, stretch.targets / head_rows(load, size.compute))
+    each = load.tuning.tables / 8 + 2 * size.compute
+    return 2 * chunks * load.facts.embedding_parameters * each
 
 
 def _layer_work(

@@ -12,8 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from tunesmith.kernels.chunks import PIECE_ELEMENTS, TABLE_BLOCK, bytes_a_logit, rows_per_chunk
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     FP32,
@@ -29,6 +30,7 @@ from tunesmith.plan.activations import (
 )
 from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
 from tunesmith.plan.measured import UNMEASURED
+from tunesmith.plan.peak import Memory
 from tunesmith.plan.slack import allocator_slack
 from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
@@ -47,8 +49,6 @@ STATE_BYTES: Mapping[str, float] = {
     "adamw": 2 * FP32, "paged_adamw": 2 * FP32, "adamw_bf16": 2 * BF16, "adamw_8bit": 2 * (1 + FP32 / 256),
     "paged_adamw_8bit": 2 * (1 + FP32 / 256),
 }  # fmt: skip
-# Rows of logits made at once (kernels/head.py).
-CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 
 # With a trunk that is let go of while it trains: phases in which it is there, and nothing of the optimiser is.
 BACK, BETWEEN = "taking the frozen layers back", "evaluation between steps"
@@ -76,6 +76,7 @@ class Load:
     length: float = 512.0
     optimizer: str = "adamw"
     room: int = 0  # tokens that a micro-batch may have at most; 0: as many as it has
+    card_bytes: int = 0  # memory of the card; 0 where it is not known
     offload: bool = False  # inputs of recomputed layers are kept on the host
     answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
     trunk: int = 0  # layers whose outputs are kept on disk
@@ -107,52 +108,6 @@ class Load:
     def attended(self) -> float:
         """Slots attended a token computed: padding within a group, and learnt keys in front of each document."""
         return self.slack * (1 + virtual_keys(self.tuning) / self.length)
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Terms at the peak; they sum to peak_bytes. phases: the tensors of each. error_share: how far off it may be."""
-
-    terms: Mapping[str, int]
-    phases: Mapping[str, Mapping[str, int]]
-    phase: str
-    error_share: float
-    context_bytes: int
-    allocated_error_share: float | None = None
-    held_against: int = 0  # measurements that the stated error comes from
-    host_bytes: int = 0  # pinned in the main memory beside a card
-
-    @property
-    def peak_bytes(self) -> int:
-        """Most memory held at once."""
-        return sum(self.terms.values())
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Of those, bytes of tensors."""
-        return sum(count for name, count in self.terms.items() if name not in ("allocator", "framework"))
-
-    @property
-    def device_bytes(self) -> int:
-        """What the device must have: the peak and what stands beside it."""
-        return self.peak_bytes + self.context_bytes
-
-    def to_json(self) -> dict[str, Any]:
-        """The contracted shape."""
-        return {
-            "terms": [{"name": name, "bytes": count} for name, count in self.terms.items()],
-            "peak_bytes": self.peak_bytes,
-            "allocated_bytes": self.allocated_bytes,
-            "host_bytes": self.host_bytes,
-            "phase": self.phase,
-            "phases": [
-                {"name": phase, "terms": [{"name": name, "bytes": count} for name, count in terms.items()]}
-                for phase, terms in self.phases.items()
-            ],
-            "error_share": self.error_share,
-            "allocated_error_share": self.allocated_error_share,
-            "held_against": self.held_against,
-        }
 
 
 def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
@@ -207,9 +162,19 @@ def _static(load: Load, phase: str) -> dict[str, int]:
 def _weights(load: Load, names: Collection[str], sizes: Mapping[str, int]) -> int:
     """The model's own weights: fp32 where they train; else as stored, or in 4 bits."""
     own = sum(sizes[name] for name in names)
+    tables, bits_of_tables = held_tables(load.tuning, load.facts)
     held = 0 if load.tuning.base == "none" else sum(n for name, n in _held(load.facts) if name not in names)
     bits = FOUR_BIT_BYTES + SCALE_BYTES[load.tuning.double_quant]
-    return round((load.facts.parameters - own - held) * load.frozen_bytes + own * FP32 + held * bits)
+    wide = load.facts.parameters - own - held - tables
+    return round(wide * load.frozen_bytes + own * FP32 + held * bits + tables * bits_of_tables)
+
+
+def held_tables(tuning: Tuning, facts: ModelFacts) -> tuple[int, float]:
+    """Weights of embedding and head that are held in few bits, and the bytes of each (kernels/tables.py)."""
+    if tuning.tables == 16:
+        return 0, 0.0
+    block = TABLE_BLOCK if facts.hidden_size % TABLE_BLOCK == 0 else facts.hidden_size
+    return facts.embedding_parameters * (1 if facts.tied else 2), tuning.tables / 8 + FP32 / block
 
 
 def _trunk_bytes(load: Load, sizes: Mapping[str, int]) -> int:
@@ -222,7 +187,8 @@ def _trunk_bytes(load: Load, sizes: Mapping[str, int]) -> int:
     facts = load.facts
     starts = tuple(f"{facts.layer(index)}." for index in range(load.trunk))
     held = {} if load.tuning.base == "none" else dict(_held(facts))
-    table = 0 if facts.tied else sizes[f"{facts.spelling.embedding}.weight"] * load.frozen_bytes
+    narrow = load.tuning.tables != 16  # it stays
+    table = 0 if facts.tied or narrow else sizes[f"{facts.spelling.embedding}.weight"] * load.frozen_bytes
     inside = (
         count * (FOUR_BIT_BYTES if name in held else load.frozen_bytes)
         for name, count in sizes.items()
@@ -380,21 +346,30 @@ def _live(load: Load, trains: Trains, compute: int) -> float:
     return load.computed * (max(mlp, attention) * compute + scores) + own + wide
 
 
-def chunk_rows(vocabulary: int) -> int:
-    """Rows whose logits are made at once."""
-    return max(16, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
+def _alive(load: Load, compute: int, learns: bool = True) -> int:
+    """Bytes alive for each logit of a chunk."""
+    return bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
+
+
+def head_rows(load: Load, compute: int, learns: bool = True) -> int:
+    """Rows of logits made at once."""
+    card = load.card_bytes if load.device == "cuda" else None
+    return rows_per_chunk(load.facts.vocab_size, card, _alive(load, compute, learns))
 
 
 def _chunk(load: Load, compute: int, learns: bool = True) -> float:
     """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider.
 
-    Where nothing is learnt their logarithms stand beside them.
+    A head in few bits is cast a piece at a time. Where nothing is learnt logarithms stand beside the logits.
     """
-    facts = load.facts
-    rows = min(load.targets, chunk_rows(facts.vocab_size))
+    facts, rows = load.facts, min(load.targets, head_rows(load, compute, learns))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
     cast = facts.embedding_parameters * compute if stored != compute else 0
-    beside = (
-        FP32 if not learns else compute if compute != FP32 else 0
-    )  # logits as computed beside those in fp32
-    return rows * facts.vocab_size * (FP32 + beside) + load.targets * facts.hidden_size * compute + cast
+    if load.tuning.tables != 16:
+        wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
+        if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
+            wide = compute if load.device == "cuda" else 1 + 2 * FP32
+        cast = min(PIECE_ELEMENTS, facts.embedding_parameters) * wide
+        cast += rows * facts.hidden_size * FP32  # the sum over the pieces
+    logits = rows * facts.vocab_size * _alive(load, compute, learns)
+    return logits + load.targets * facts.hidden_size * compute + cast

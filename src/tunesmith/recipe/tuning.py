@@ -25,6 +25,8 @@ class Tuned(Section):
     """Hold the frozen linear layers in 4 bits (QLoRA, arXiv:2305.14314), or as they are."""
     double_quant: bool = True
     """With a 4-bit base: quantise its scales again, 0.4 bit a weight less."""
+    tables: Literal[16, 8, 4] = 16
+    """Bits of a weight of embedding and head while both are frozen; fewer leave room where the vocabulary is large."""
     also_train: tuple[str, ...] = ()
     """Modules whose own weights train as well, such as [embed_tokens, lm_head]."""
     new_tokens_only: bool = False

@@ -6,19 +6,41 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import Problem
-from tunesmith.recipe import Lora, Oft
+from tunesmith.recipe import Lora, Oft, Prompt, PTuning, Tuned
+from tunesmith.tuning.footprint import footprint
 from tunesmith.tuning.targets import all_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tunesmith.model.facts import ModelFacts
-    from tunesmith.recipe import Tuned, Tuning
+    from tunesmith.recipe import Tuning
 
 
 def combination_problems(tuning: Tuning, facts: ModelFacts) -> list[Problem]:
     """Every combination that is refused, with its reason."""
-    return _PROBLEMS.get(type(tuning), lambda tuning, facts: [])(tuning, facts)
+    own = _PROBLEMS.get(type(tuning), lambda tuning, facts: [])
+    return table_problems(tuning, facts) + own(tuning, facts)
+
+
+def table_problems(tuning: Tuned, facts: ModelFacts) -> list[Problem]:
+    """Why embedding and head cannot be held in few bits."""
+    if tuning.tables == 16:
+        return []
+    tables = {f"{facts.spelling.embedding}.weight", f"{facts.spelling.head}.weight"}
+    if tuning.new_tokens_only or tables & set(footprint(tuning, facts).names):
+        why = "embedding or head trains, and a small update would round back to the code it came from"
+    elif isinstance(tuning, Prompt | PTuning):
+        why = "a prompt begins as rows of the embedding, and is kept in its form"
+    elif facts.own_forward is not None:
+        why = f"{facts.name} runs through its own forward ({facts.own_forward})"
+    elif facts.hidden_size % 2:
+        why = f"codes stand two to a byte, and rows have {facts.hidden_size} weights"
+    else:
+        return []
+    return [
+        Problem("tuning.tables", f"cannot be held in {tuning.tables} bits: {why}", "set tuning.tables: 16")
+    ]
 
 
 def _lora_problems(lora: Lora, facts: ModelFacts) -> list[Problem]:

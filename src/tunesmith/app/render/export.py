@@ -42,6 +42,9 @@ def proof(certificate: dict[str, Any]) -> RenderableType:
             rows.append((name, show(certificate[key])))
     if certificate.get("onto"):
         rows.append(("merged onto", f"the {certificate['onto']} base"))
+    if tables := certificate.get("tables"):
+        said = f"those of the base; in training they stood in {tables['bits_in_training']} bits"
+        rows.append(("embedding and head", said))
     if apart := certificate.get("against_as_trained"):
         said = f"KL {apart['kl_nats']:.2e}, same best token {100 * apart['top1_agreement']:.4g}%"
         rows.append(("from the model trained", said))

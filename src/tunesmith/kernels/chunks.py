@@ -1,0 +1,39 @@
+"""How many rows of logits are made at once: one rule for the head's kernels and for the forecast. No torch.
+
+Too few, and the weight is read from memory again and again; too many, and they crowd out what training needs.
+"""
+
+from __future__ import annotations
+
+FP32 = 4
+# On a processor: 152k words at 26 rows ran at half the speed of 256. A small vocabulary takes more rows, a huge one
+# fewer.
+CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
+LEAST_ROWS = 16
+# On a card: bytes of logits and of what is made from them; at most a share of its memory.
+CARD_BYTES, CARD_SHARE = 512 * 2**20, 1 / 32
+
+# Weights of a table in 8 or 4 bits that are wide at once (tables.py).
+PIECE_ELEMENTS = 2**23
+TABLE_BLOCK = 64  # of them share a scale
+
+
+def rows_per_chunk(vocabulary: int, card_bytes: int | None, bytes_a_logit: int) -> int:
+    """Rows whose logits are made at once. card_bytes: memory of the card, 0 where it is not known; None: no card."""
+    if card_bytes is None:
+        return max(LEAST_ROWS, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
+    budget = min(CARD_BYTES, card_bytes * CARD_SHARE) if card_bytes else CARD_BYTES
+    return max(LEAST_ROWS, int(budget) // (vocabulary * bytes_a_logit))
+
+
+def bytes_a_logit(compute: int, fused: bool, learns: bool = True, trains: bool = False) -> int:
+    """Bytes alive for a logit at the dearest moment; compute: of an element as products are computed.
+
+    fused: one kernel turns logits into their gradient in place; else they stand in fp32 beside those computed.
+    learns: a gradient is wanted; else their logarithms stand beside them. trains: the head's own gradient is, too.
+    """
+    if not learns:
+        return 2 * FP32
+    if not fused:
+        return FP32 + (compute if compute != FP32 else 0)
+    return compute + (FP32 if trains and compute < FP32 else 0)
