@@ -27,7 +27,8 @@ from tunesmith.plan.duration import (
 )
 from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
 from tunesmith.plan.measured import stated, stated_time
-from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, Memory, forecast_memory, galore_states
+from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, forecast_memory, galore_states
+from tunesmith.plan.peak import Memory
 from tunesmith.plan.reach import reach
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
 from tunesmith.recipe import GaLore, Recipe, steps_of
