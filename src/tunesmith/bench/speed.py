@@ -78,7 +78,7 @@ class Bench:
     def rows(self, step: int) -> tuple[list[Sample], float]:
         """The rows of a step, and their weight."""
         steps = self.work.steps
-        return steps.samples(self.work.data.train, step), float(steps.step_weights[step])
+        return steps.samples(self.work.data.train, step), steps.sums(step)[2]
 
     def take(
         self, number: int, samples: Sequence[Sample], weight: float, stepper: Stepper | None = None
@@ -103,9 +103,7 @@ def bench_speed(work: Work, steps: int, reporter: Reporter) -> dict[str, Any]:
     by_part = timed[: max(1, len(timed) // 2)]
     for step in by_part:
         _take_apart(ready, marks, step)
-    tokens, targets = (
-        int(of[timed.start : timed.stop].sum()) for of in (work.steps.step_tokens, work.steps.step_targets)
-    )
+    tokens, targets = (sum(int(work.steps.sums(step)[which]) for step in timed) for which in (0, 1))
     total = sum(seconds)
     return {
         "device": {"kind": work.device.kind, "name": work.device.name, "threads": torch.get_num_threads()},
@@ -248,7 +246,7 @@ def _time_forecast(work: Work, tokens: int, seconds: float) -> dict[str, Any]:
 def _memory(ready: Bench, timed: range) -> dict[str, Any]:
     """The forecast beside the peak of the fullest of these steps; the row joins the registry of this machine."""
     work = ready.work
-    step = max(timed, key=lambda number: int(work.steps.step_tokens[number]))
+    step = max(timed, key=lambda number: work.steps.sums(number)[0])
     samples, weight = ready.rows(step)
     whole = peak_bytes()
     if ready.device == "cuda":

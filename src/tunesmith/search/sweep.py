@@ -160,7 +160,9 @@ def _equal_tokens(base: Recipe, cells: Sequence[Cell], reporter: Reporter) -> in
         return None
     if isinstance(base.budget, Tokens):
         return base.budget.tokens
-    return int(run.prepare(base, reporter).steps.step_tokens.sum())
+    if any(source.stream is not None for source in base.data.train):
+        return None  # of a stream every run takes as many steps
+    return run.prepare(base, reporter).steps.total_tokens
 
 
 def _members(

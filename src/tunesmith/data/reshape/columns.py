@@ -95,8 +95,12 @@ def carry_turn_keys(
 
     Only where the turns are the same, one by one (a system turn that became a column aside).
     """
-    new = next((row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), [])
-    old = next((value[n] for n in read if isinstance(value.get(n), list) and unread_in_turns(value[n])), [])
+    new: list[Any] = next(
+        (row[name] for name in ("messages", "conversations") if isinstance(row.get(name), list)), []
+    )
+    old: list[Any] = next(
+        (value[n] for n in read if isinstance(value.get(n), list) and unread_in_turns(value[n])), []
+    )
     if len(old) == len(new) + 1 and _said_by(old[0], renamed) == "system" and not unread_in_turns(old[:1]):
         old = old[1:]
     keys = set(unread_in_turns(old)) - set(renamed.values())
