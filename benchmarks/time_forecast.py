@@ -39,8 +39,8 @@ CASES: Mapping[str, dict[str, Any]] = {
     "freeze last 2, short rows": {"tuning": {"method": "freeze", "last_layers": 2}},
     "qlora, short rows": {"tuning": {"method": "qlora"}},
     "lora, small steps": {"optim": {"lr": 1e-4, "batch_tokens": 256}},
-    "lora, rows of 480 tokens": {"data": {"train": "LONG", "max_length": 512}},
-    "full, rows of 480 tokens": {"data": {"train": "LONG", "max_length": 512}, "tuning": {"method": "full"}},
+    "lora, rows of 320 tokens": {"data": {"train": "LONG", "max_length": 512}},
+    "full, rows of 320 tokens": {"data": {"train": "LONG", "max_length": 512}, "tuning": {"method": "full"}},
     "pretrain, full, texts": {"objective": "pretrain", "data": {"train": "TEXT"}, "tuning": {"method": "full"}},
 }  # fmt: skip
 
@@ -77,7 +77,7 @@ def recipe_of(case: Mapping[str, Any], folder: Path, steps: int) -> Recipe:
 
 
 def write_data(folder: Path) -> None:
-    """Rows of some 480 tokens, and texts, from the bundled rows."""
+    """Rows of some 320 tokens, and texts, from the bundled rows."""
     lines = (bundled.path("data") / "general.jsonl").read_text(encoding="utf-8").splitlines()
     turns = [json.loads(line)["messages"] for line in lines]
     said = [f"{turn[0]['content']} {turn[-1]['content']}" for turn in turns]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_a_third_of_the_lowest_is_suggested(lowest: float) -> None:
 def test_rows_of_unequal_difficulty_do_not_matter() -> None:
     quiet, drawn = read_off(curve(1e-3)), read_off(curve(1e-3, noise=0.02))
     assert drawn.suggestion == pytest.approx(quiet.suggestion, rel=0.6)
+
+
+# mutation tried: np.std in place of the median
+def test_a_loss_that_goes_up_and_away_at_the_end_hides_no_dip() -> None:
+    points = [point for point in curve(3e-2) if point.lr <= 1.3e-1][::2]
+    away = [replace(point, loss_nats=point.untouched_nats + 8.0) for point in points[-2:]]
+    reading = read_off([*points[:-2], *away])
+    assert reading.suggestion is not None
+    assert reading.suggestion == pytest.approx(1e-2, rel=0.7)
 
 
 def test_where_nothing_is_learnt_nothing_is_suggested() -> None:

@@ -34,6 +34,7 @@ FROM, TO = 1e-2, 1e3
 LEAST_BELOW = 3.0
 SMOOTHED_OVER = 5  # steps, centred
 BEYOND_CHANCE = 4.0  # the lowest of some fifty means, in their standard deviations
+OF_A_MEDIAN = 1.4826  # standard deviations of normal noise in its median distance
 WORSE_BY = 0.5  # nats above the beginning: no higher rate is worth trying
 
 
@@ -72,7 +73,8 @@ def read_off(points: Sequence[Point]) -> Reading:
     if len(gains) < SMOOTHED_OVER:
         return Reading(None, "too few finite steps: begin the test lower (--from)")
     smooth = _smoothed(gains)
-    noise = float(np.std(gains - smooth)) / math.sqrt(SMOOTHED_OVER)
+    # by the median: the last steps, where the loss goes up and away, say nothing of chance
+    noise = OF_A_MEDIAN * float(np.median(np.abs(gains - smooth))) / math.sqrt(SMOOTHED_OVER)
     lowest = int(smooth.argmin())
     told = tuple(map(float, smooth))
     if smooth[lowest] > -BEYOND_CHANCE * noise or smooth[lowest] >= 0:
