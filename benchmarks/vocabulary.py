@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -40,43 +38,18 @@ def extended(model: str, text: str, tokens: int, init: str, seed: int, output: P
 
 
 def speeds(old: str, new: str, text: str, repeats: int, count: int) -> dict[str, Any]:
-    """Both models in turns: processor seconds a token, and what that is in characters."""
-    import torch
-
-    from tunesmith.model.generate import context_length, generate
+    """Both models in turns, on a text of about so many old tokens."""
+    from tunesmith.model.decoding import decoding_speeds
     from tunesmith.opened import open_model
 
     opened = {"before": open_model(old), "after": open_model(new)}
-    sample = text[: 40 * count]
-    ids = {
-        name: each.tokenizer(sample, add_special_tokens=False)["input_ids"] for name, each in opened.items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in opened}
-    with torch.no_grad():
-        for turn in range(repeats + 1):
-            for name, each in opened.items():
-                tokens = min(count, context_length(each.model) - 2)
-                began = time.process_time()
-                generate(each.model, [[0]], tokens, (), 0)
-                if turn:  # the first warms up
-                    seconds[name].append((time.process_time() - began) / torch.get_num_threads() / tokens)
-    found: dict[str, Any] = {}
-    for name in opened:
-        per_token = len(sample) / len(ids[name])
-        rates = sorted(1 / each for each in seconds[name])
-        found[name] = {
-            "characters_a_token": per_token,
-            "tokens_a_second": statistics.median(rates),
-            "tokens_a_second_spread": [rates[0], rates[-1]],
-            "characters_a_second": statistics.median(rates) * per_token,
-            "characters_a_second_spread": [rates[0] * per_token, rates[-1] * per_token],
-        }
-    pairs = [b / a for a, b in zip(seconds["before"], seconds["after"])]
-    gain = found["after"]["characters_a_token"] / found["before"]["characters_a_token"]
-    found["gain"] = {
-        "median": gain / statistics.median(pairs),
-        "spread": [gain / max(pairs), gain / min(pairs)],
-    }
+    ids = opened["before"].tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    sample = text[: ids["offset_mapping"][min(count, len(ids["input_ids"])) - 1][1]]
+    models = {name: (each.model, each.tokenizer) for name, each in opened.items()}
+    found: dict[str, Any] = decoding_speeds(models, sample, repeats)
+    before, after = (found[name]["characters_a_second_spread"] for name in ("before", "after"))
+    middle = found["after"]["characters_a_second"] / found["before"]["characters_a_second"]
+    found["gain"] = {"median": middle, "spread": [after[0] / before[1], after[1] / before[0]]}
     return found
 
 

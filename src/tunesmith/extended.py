@@ -6,8 +6,8 @@ model + text --learn--> tokens --> tokenizer.json, embedding and head with new r
 
 from __future__ import annotations
 
+import copy
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +19,18 @@ from tunesmith.errors import ModelError
 from tunesmith.events import Reporter, Silent
 from tunesmith.export.staging import refuse_foreign, staged
 from tunesmith.folder import write_json
+from tunesmith.model.decoding import REPEATS, decoding_speeds
 from tunesmith.model.facts import read_facts, with_rows
 from tunesmith.model.vocabulary_file import FILE
 from tunesmith.opened import base_model, require_mergeable, tokenizer_of
 from tunesmith.recipe import Model, Vocabulary
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     from tunesmith.model.facts import ModelFacts
 
 MEASURED_TOKENS = 96  # decoded once with the old tokens and once with the new: enough to tell a speed
-REPEATS = 3
 
 
 def learn_ahead(
@@ -76,21 +76,25 @@ def extend(
         lm: Any = base_model(model, device, _stored(model), seed)
         old_rows = lm.get_input_embeddings().weight.shape[0]
         text = _sample(learnt, tokenizer)
-        before = decoding_speed(lm, tokenizer, text)
+        other = _copy_where_it_fits(lm)
+        speeds = _speeds(lm, None, (tokenizer, extended), text) if other is None else {}
         reporter.progress("adding rows", 1, 3)
         first = first_new_id(tokenizer)
         rows = add_rows(
             lm, [token.of for token in learnt.tokens], first, section.init, seed, section.multiple
         )
-        after = decoding_speed(lm, extended, text)
+        speeds |= _speeds(other, lm, (tokenizer, extended), text)
         reporter.progress("adding rows", 2, 3)
         lm.save_pretrained(stage)
         found = _report(section, model, tokenizer, learnt, ids)
-        found["summary"]["characters_a_second"] = {"before": before, "after": after}
+        found["summary"]["characters_a_second"] = {
+            name: each["characters_a_second"] for name, each in speeds.items()
+        }
+        found["decoding"] = {**speeds, "in_turns": other is not None, "repeats": REPEATS}
         found["tokens"] |= {"rows_before": old_rows, "rows": rows}
         found["dtype"] = str(lm.dtype).removeprefix("torch.")
         write_json(stage / FILE, found)
-        del lm
+        del lm, other
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     reporter.progress("adding rows", 3, 3)
@@ -127,26 +131,23 @@ def _sample(learnt: Learnt, tokenizer: PreTrainedTokenizerFast) -> str:
     return text
 
 
-def decoding_speed(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str) -> float:
-    """Characters a second, measured: as many tokens as `text` takes are decoded one by one, the best of a few runs.
+def _speeds(
+    old: Any, new: Any, tokenizers: tuple[PreTrainedTokenizerFast, PreTrainedTokenizerFast], text: str
+) -> dict[str, Any]:
+    """Of the model before and after; `in_turns` where there was room for both."""
+    both = {"before": (old, tokenizers[0]), "after": (new, tokenizers[1])}
+    return {**decoding_speeds({name: pair for name, pair in both.items() if pair[0] is not None}, text)}
 
-    A token costs the same whichever it is, so the model need not know the text. On a processor its own time counts,
-    shared among its threads: other work on the machine would make any comparison worthless.
-    """
+
+def _copy_where_it_fits(lm: Any) -> Any | None:
+    """The model once more, to be measured beside what becomes of it; None where memory is short."""
     import torch
 
-    from tunesmith.model.generate import context_length, generate
+    from tunesmith.engine.world import free_bytes
 
-    count = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    tokens = max(1, min(count, context_length(lm) - 2))
-    alone = lm.device.type == "cpu"
-    clock, threads = (time.process_time, torch.get_num_threads()) if alone else (time.perf_counter, 1)
-    seconds = []
-    for _ in range(REPEATS):
-        began = clock()
-        generate(lm, [[0]], tokens, (), 0)
-        seconds.append((clock() - began) / threads)
-    return len(text) * tokens / count / min(seconds)
+    size = sum(parameter.nbytes for parameter in lm.parameters())
+    room = torch.cuda.mem_get_info()[0] if lm.device.type == "cuda" else free_bytes()
+    return copy.deepcopy(lm) if room is None or room > 3 * size else None
 
 
 def _report(

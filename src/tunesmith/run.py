@@ -319,7 +319,7 @@ def _recorded(
 ) -> Outcome:
     """Train, with all that happens in events.jsonl: changes since the beginning first, an error last."""
     _write_beforehand(folder, work)
-    with _recording(folder, work.recipe, reporter) as recording:
+    with contextlib.closing(work.steps), _recording(folder, work.recipe, reporter) as recording:
         tell(changes, folder, recording)
         return _train(work, folder, anyway, stop_after, recording, known)
 

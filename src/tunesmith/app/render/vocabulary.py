@@ -48,7 +48,8 @@ def facts(document: dict[str, Any]) -> RenderableType:
         ),
         (
             "decoding",
-            f"{base.number(speed['before'])} → {base.number(speed['after'])} characters a second, measured",
+            f"{base.number(speed['before'])} → {base.number(speed['after'])} characters a second, "
+            f"{_measured(document['decoding'])}",
         ),
         ("vocabulary", f"{base.count(tokens['before'])} → {base.count(tokens['after'])} tokens"),
         ("table rows", f"{base.count(tokens['rows_before'])} → {base.count(tokens['rows'])}"),
@@ -56,6 +57,13 @@ def facts(document: dict[str, Any]) -> RenderableType:
         ("new rows", document["init"]),
     ]
     return base.facts(pairs)
+
+
+def _measured(decoding: dict[str, Any]) -> str:
+    """How sure the speeds are."""
+    ends = decoding["after"]["characters_a_second_spread"]
+    how = "in turns" if decoding["in_turns"] else "one after the other"
+    return f"median of {decoding['repeats']} {how} (after: {base.number(ends[0])} to {base.number(ends[1])})"
 
 
 def curve(document: dict[str, Any]) -> RenderableType:
