@@ -155,6 +155,83 @@ def test_a_loss_that_creeps_up_lowers_the_rate_and_at_last_stops() -> None:
     assert "stop" in verdicts(up, watch=tired)
 
 
+DIVERGED = {
+    "rising for ten steps": [
+        (1.89, 0.37), (1.4, 0.42), (1.0, 0.91), (1.55, 3.61), (1.7, 3.96), (1.91, 4.61), (3.01, 7.66), (3.23, 6.1),
+        (5.4, 13.5), (6.42, 9.35), (6.02, 7.66), (6.87, 19.5), (6.13, 20.9), (6.42, 29.4), (6.65, 46.4),
+        *[(6.5, 40.0), (6.6, 44.0), (6.4, 39.0), (6.7, 41.0)] * 3,
+    ],
+    "ruined by the second": [
+        (1.96, 0.46), (1.5, 0.62), (3.78, 10.1), (4.31, 9.29), (3.66, 8.17), (5.94, 12.4), (5.97, 8.1), (6.71, 9.01),
+        (7.11, 10.9), (6.01, 8.82), (5.93, 9.02), (5.79, 3.79), (6.2, 5.7), (5.2, 4.38), (5.55, 2.8), (5.38, 5.77),
+        (5.04, 1.68), (5.09, 1.57), (5.14, 2.07), (4.79, 1.52), (4.74, 1.5), (4.56, 1.81), (4.58, 1.5), (4.37, 1.22),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trace", DIVERGED.values(), ids=DIVERGED)
+def test_a_rate_fifty_times_too_high_is_seen_before_anything_is_usual(trace: Trace) -> None:
+    """Real traces: the bundled model, LoRA at 5e-2, two steps of warm-up. Nothing falls, so nothing rises."""
+    # mutation tried: no `_is_worse_than_at_first`
+    assert "lower" in verdicts(trace)
+    tired = replace(NOTHING, rewinds=3)
+    assert "stop" in verdicts(trace, watch=tired)
+    assert after(trace[:2]).is_good
+    assert not after(trace[:15]).is_good
+
+
+def test_rows_that_become_harder_in_the_first_steps_do_not_end_a_run() -> None:
+    # mutation tried: norms not looked at
+    rng = np.random.default_rng(0)
+    losses = np.where(np.arange(200) < 10, 1.0, 3.0) + 0.2 * rng.standard_normal(200)
+    norms = np.where(np.arange(200) < 10, 0.5, 1.2) * np.exp(0.2 * rng.standard_normal(200))
+    assert set(verdicts(list(zip(losses.tolist(), norms.tolist())))) == {"take"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("noise", [0.02, 0.15, 0.4, 0.6])
+def test_warm_up_and_small_noisy_batches_raise_no_alarm(seed: int, noise: float) -> None:
+    """A rate that rises over 60 steps: the loss first stays, then overshoots a little, then falls."""
+    rng = np.random.default_rng(100 + seed)
+    time = np.arange(300.0)
+    course = 2.5 + 0.5 * np.exp(-((time - 40) ** 2) / 200) - np.clip((time - 60) / 200, 0, 1)
+    losses = course * np.exp(noise * rng.standard_normal(300))
+    norms = 0.8 * np.exp(2 * noise * rng.standard_normal(300))
+    assert set(verdicts(list(zip(losses.tolist(), norms.tolist())))) == {"take"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("rise", "noise"), [(1.3, 0.3), (1.6, 0.3), (2.0, 0.1), (3.0, 0.3)])
+def test_data_that_become_harder_from_one_step_to_the_next_do_not_end_a_run(
+    rise: float, noise: float, seed: int
+) -> None:
+    # mutation tried: no `_since_a_jump`
+    rng = np.random.default_rng(seed)
+    level = np.where(
+        np.arange(500) < 200, 1.0, 1.0 + rise - 0.2 * np.clip((np.arange(500) - 200) / 300, 0, 1)
+    )
+    losses = np.abs(level + noise * rng.standard_normal(500))
+    norms = np.where(np.arange(500) < 200, 0.5, 1.0) * np.exp(0.2 * rng.standard_normal(500))
+    found = verdicts(list(zip(losses.tolist(), norms.tolist())))
+    assert "stop" not in found
+    assert "lower" not in found
+    assert set(found[260:]) == {"take"}
+
+
+@pytest.mark.parametrize("steps", [30, 100, 400])
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_that_go_bad_slowly_or_quickly_are_no_harder_data(steps: int, seed: int) -> None:
+    # mutation tried: `_since_a_jump` always SURE
+    rng = np.random.default_rng(seed)
+    time = np.clip((np.arange(700) - 200) / steps, 0, 1)
+    losses = 1.0 + 4 * time + 0.2 * rng.standard_normal(700)
+    norms = 0.5 * np.exp(3.5 * time + 0.2 * rng.standard_normal(700))
+    found = verdicts(list(zip(losses.tolist(), norms.tolist())))
+    assert "lower" in found or "rewind" in found
+    tired = replace(after([(1.0, 0.5)] * 20), rewinds=3)
+    assert "stop" in verdicts(list(zip(losses.tolist(), norms.tolist())), watch=tired)
+
+
 def test_finite_steps_that_stay_strange_are_taken_when_going_back_has_not_helped() -> None:
     """A finite step is bounded by clipping; a run is not ended because its data have changed for good."""
     tired = replace(after(healthy(300)), rewinds=3)

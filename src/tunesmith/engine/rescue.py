@@ -27,6 +27,11 @@ LEAST_FACTOR = 10.0  # likewise for gradient norms
 SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fifth of a step's
 SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
+START = 5  # steps of which the least loss is what a run began with
+GROWN = 5.0  # norms by so much above the least of those: weights that go bad, not rows that are harder
+JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gradients have not
+SURE = 24  # steps after a jump by which it is known for one
+DRIFT_SHARE = 0.5  # of a jump, before or after it: then it was none
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
 NEAR_ZERO = (
     0.75  # of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long
@@ -78,8 +83,11 @@ class Watch:
         sign, a loss scale above 0, is for fp16, which is not computed with here.)
         """
         logs = _logs(self.norms[-LEAST:])
-        steady = not logs or _sigma(logs) <= STEADY_SIGMA
-        return not self.bad and steady and not _has_risen(self, self.losses[-SOON:])
+        steady = len(logs) < SOON or _sigma(logs) <= STEADY_SIGMA
+        begun = _begun(self)
+        soon = median(self.losses[-START:]) if self.losses else 0.0
+        below = begun is None or soon <= begun + LEAST_RISE_NATS
+        return not self.bad and steady and below and not _has_risen(self, self.losses[-SOON:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +176,56 @@ def _has_risen(watch: Watch, losses: Sequence[float]) -> bool:
 
 
 def _risen(watch: Watch, limits: Limits) -> Judgement | None:
-    if limits.sigmas is None or not _has_risen(watch, watch.losses[-SMOOTH:]):
+    if limits.sigmas is None:
         return None
+    if (begun := _begun(watch)) is not None and _is_worse_than_at_first(watch, begun):
+        reason = f"the loss began at {begun:.3g} and is at {median(watch.losses[-LEAST:]):.3g}"
+        return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
+    if not _has_risen(watch, watch.losses[-SMOOTH:]):
+        return None
+    if since := _since_a_jump(watch):
+        if since < SURE:
+            return None
+        known = replace(watch, lowest=watch.smoothed, spread=_sigma(watch.losses[-SMOOTH:]))
+        return Judgement("take", "", known)
     reason = f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}"
     return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
+
+
+def _begun(watch: Watch) -> float | None:
+    """The loss that the run began with, while that is remembered: a rate far too high ruins the first steps already."""
+    return min(watch.losses[:START]) if START <= len(watch.losses) < WINDOW else None
+
+
+def _is_worse_than_at_first(watch: Watch, begun: float) -> bool:
+    """Usual losses far above the first ones, and gradients too: other rows alone do not do that."""
+    if len(watch.losses) < LEAST:
+        return False
+    now, norms = watch.losses[-LEAST:], watch.norms
+    grown = median(norms[-LEAST:]) > GROWN * max(min(norms[:START]), TINY)
+    return grown and median(now) > begun + max(RISE_SIGMAS * _sigma(now), LEAST_RISE_NATS)
+
+
+def _since_a_jump(watch: Watch) -> int:
+    """How many steps ago the loss rose from one step to the next, and not the gradients: other rows, not other weights.
+
+    0 where it did not.
+    """
+    losses, norms = watch.losses, watch.norms
+    assert watch.lowest is not None
+    cuts = range(SOON, len(losses) - SOON + 1)
+    at = min(cuts, key=lambda cut: _scatter(losses[:cut]) + _scatter(losses[cut:]))
+    jump = median(losses[at:]) - median(losses[:at])
+    drift = max(median(part[-SOON:]) - median(part[:SOON]) for part in (losses[:at], losses[at:]))
+    same_gradients = median(norms[at:]) < LEAST_FACTOR * max(median(norms[:at]), TINY)
+    rise = median(losses[-SMOOTH:]) - watch.lowest
+    found = same_gradients and jump >= JUMP_SHARE * rise and drift <= DRIFT_SHARE * jump
+    return len(losses) - at if found else 0
+
+
+def _scatter(values: Sequence[float]) -> float:
+    middle = median(values)
+    return sum(abs(value - middle) for value in values)
 
 
 def _sigma(values: Sequence[float]) -> float:
