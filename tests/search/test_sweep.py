@@ -103,6 +103,15 @@ def test_what_ended_is_kept_and_what_was_cut_short_goes_on(recipe: str) -> None:
     assert [each["status"] for each in found["runs"]] == ["done"] * 3
 
 
+# mutation tried: KeyboardInterrupt passed on
+def test_ctrl_c_says_how_to_go_on(recipe: str) -> None:
+    def pressed(file: Path, resume: bool, reporter: Reporter) -> list[Problem]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="--resume"):
+        sweep(recipe, ["optim.lr=1e-4,1e-3"], launch=pressed)
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(recipe: str) -> None:
     found = sweep(recipe, ["optim.lr=1e-4,1e-3"], launch=Here(fail_at=1))
     assert [each["status"] for each in found["runs"]] == ["failed", "done"]

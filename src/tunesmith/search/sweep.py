@@ -191,7 +191,11 @@ def _members(
 def _carry_out(member: Member, launch: Launch, reporter: Reporter) -> list[Problem]:
     """Train one cell to its end. What is wrong with it is returned; an interruption is raised."""
     begun = member.folder.recipe.exists()
-    problems = launch(member.file, begun, reporter)
+    stopped = Interrupted([Problem(str(member.folder.path), "the sweep was stopped here", "go on: --resume")])
+    try:
+        problems = launch(member.file, begun, reporter)
+    except KeyboardInterrupt:
+        raise stopped from None
     if not problems and member.status not in ENDED:
-        raise Interrupted([Problem(str(member.folder.path), "the sweep was stopped here", "go on: --resume")])
+        raise stopped
     return problems
