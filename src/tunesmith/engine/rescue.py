@@ -217,7 +217,7 @@ def _since_a_jump(watch: Watch) -> int:
     at = min(cuts, key=lambda cut: _scatter(losses[:cut]) + _scatter(losses[cut:]))
     jump = median(losses[at:]) - median(losses[:at])
     drift = max(median(part[-SOON:]) - median(part[:SOON]) for part in (losses[:at], losses[at:]))
-    same_gradients = median(norms[at:]) < LEAST_FACTOR * max(median(norms[:at]), TINY)
+    same_gradients = median(norms[at:]) < GROWN * max(median(norms[:at]), TINY)
     rise = median(losses[-SMOOTH:]) - watch.lowest
     found = same_gradients and jump >= JUMP_SHARE * rise and drift <= DRIFT_SHARE * jump
     return len(losses) - at if found else 0
