@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -47,9 +48,10 @@ def speeds(old: str, new: str, text: str, repeats: int, count: int) -> dict[str,
     sample = text[: ids["offset_mapping"][min(count, len(ids["input_ids"])) - 1][1]]
     models = {name: (each.model, each.tokenizer) for name, each in opened.items()}
     found: dict[str, Any] = decoding_speeds(models, sample, repeats)
-    before, after = (found[name]["characters_a_second_spread"] for name in ("before", "after"))
-    middle = found["after"]["characters_a_second"] / found["before"]["characters_a_second"]
-    found["gain"] = {"median": middle, "spread": [after[0] / before[1], after[1] / before[0]]}
+    shorter = found["after"]["characters_a_token"] / found["before"]["characters_a_token"]
+    runs = zip(*(found[name]["tokens_a_second_runs"] for name in ("before", "after")))
+    gains = [shorter * after / before for before, after in runs]
+    found["gain"] = {"median": statistics.median(gains), "spread": [min(gains), max(gains)]}
     return found
 
 

@@ -51,6 +51,7 @@ def _figures(rates: list[float], characters: float) -> dict[str, Any]:
         "characters_a_token": characters,
         "tokens_a_second": middle,
         "tokens_a_second_spread": list(ends),
+        "tokens_a_second_runs": rates,
         "characters_a_second": characters * middle,
         "characters_a_second_spread": [characters * end for end in ends],
     }
