@@ -111,11 +111,11 @@ def test_a_spike_is_skipped_and_changes_no_bit(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_loss_that_creeps_up_halves_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(monkeypatch, "update", range(40, 56), "spike")
+    ask(monkeypatch, "update", range(70, 86), "spike")
     monkeypatch.setattr(rescue, "_stands_out", lambda *_: False)  # as if it had come slowly
     result, _ = make_run(
         tmp_path,
-        budget={"steps": 90},
+        budget={"steps": 110},
         evaluate=False,
         lr=1e-3,
         checkpoint={"keep": 99},
@@ -126,8 +126,8 @@ def test_a_loss_that_creeps_up_halves_the_rate(tmp_path: Path, monkeypatch: pyte
     assert result.progress.watch.lr_scale == 0.5
     rates = {e["step"]: e["lr"] for e in read(tmp_path / "events.jsonl") if e["kind"] == "stepped"}
     steps = [e["step"] for e in read(tmp_path / "events.jsonl") if e["kind"] == "stepped"]
-    first = [e["lr"] for e in read(tmp_path / "events.jsonl") if e["kind"] == "stepped"][steps.index(50)]
-    assert rates[50] == pytest.approx(first / 2)
+    first = [e["lr"] for e in read(tmp_path / "events.jsonl") if e["kind"] == "stepped"][steps.index(80)]
+    assert rates[80] == pytest.approx(first / 2)
 
 
 def test_the_row_that_made_a_step_bad_comes_first_with_its_words(
