@@ -99,4 +99,4 @@ def test_seven_billion_in_four_bits_train_at_4096_tokens_within_8_gb(
     load = choose(asked)
     assert asked.fits(load) == fits
     assert load.tokens == 4096
-    assert load.recomputed >= SEVEN.layers - 1
+    assert load.recomputed >= SEVEN.layers - 2
