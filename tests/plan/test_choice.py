@@ -79,7 +79,7 @@ def test_a_processor_takes_small_micro_batches() -> None:
     [
         (16, "adamw", 8 * 10**9, True), (16, "paged_adamw_8bit", 8 * 10**9, True),
         (32, "adamw", 8 * 10**9, False), (32, "adamw_bf16", 8 * 10**9, True),
-        (64, "adamw_8bit", 8 * GIB, False), (64, "paged_adamw_8bit", 8 * GIB, True),
+        (64, "adamw_bf16", 8 * GIB, False), (64, "paged_adamw_8bit", 8 * GIB, True),
     ],
 )  # fmt: skip
 def test_seven_billion_in_four_bits_train_at_4096_tokens_within_8_gb(
