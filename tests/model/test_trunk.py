@@ -194,3 +194,29 @@ def test_noise_and_onlookers_end_the_trunk():
     handle.remove()
     lm.model.layers[0].mlp.drop = torch.nn.Dropout(0.1)
     assert find_trunk(lm, lm).reason == "layer 0 has dropout"
+
+
+def kept_bytes(model, batch):
+    """Bytes that autograd keeps for the backward pass, weights apart."""
+    known = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    found = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = learnt(model, batch).summed_loss()
+    return sum(found.values()), loss
+
+
+@pytest.mark.parametrize("method", ["freeze", "lora"])
+def test_no_more_is_kept_for_the_backward_pass_than_the_forecast_of_the_plain_way_counts(method):
+    tuned = prepared("llama", {"method": "freeze"} if method == "freeze" else upper_lora("llama"))
+    samples = list(random_samples(6, seed=1, learnt_share=0.4))
+    plain, _ = kept_bytes(tuned.model, collate(samples, True))
+    batch = collate(with_states(tuned.model, samples, 2), True)
+    ours, _ = kept_bytes(tuned.model, batch)
+    assert plain * 0.9 <= ours <= plain

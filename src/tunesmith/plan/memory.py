@@ -120,7 +120,10 @@ def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = dict(phases[phase])
-    terms["allocator"] = round(allocator_slack(load, terms))
+    moved = (
+        phases["loss"] if phase == BACK else terms
+    )  # what steps have left in the allocator is there to the end
+    terms["allocator"] = round(allocator_slack(load, moved))
     terms["framework"] = FRAMEWORK_BYTES[load.device]
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)
     return Memory(
@@ -203,8 +206,9 @@ def _phases_around(load: Load) -> dict[str, dict[str, float]]:
         return {}
     size, whole = numbers(load.trains, load.bf16), _static(load, BACK)["weights"]
     away = _trunk_bytes(load, dict(load.facts.named_parameters()))
-    # on a card they come back one by one, out of the main memory
-    beside = whole - away if load.device == "cpu" or load.tuning.base != "none" else 0
+    # the base is loaded anew, on a processor beside its mapped file; onto a card, but for 4 bits, one by one
+    beside = whole - away if load.tuning.base != "none" else 0
+    beside = 2 * whole - away if load.device == "cpu" else beside
     return {BETWEEN: _evaluation(load, size.compute), BACK: {"weights": whole + beside}}
 
 

@@ -170,12 +170,16 @@ def _require(steps: int, low: float, high: float) -> None:
 
 
 def _tested(recipe: Recipe, steps: int) -> Recipe:
-    """The recipe of the test: as many steps of full size; the rate is the test's own, nothing is evaluated."""
+    """The recipe of the test: as many steps of full size, each computed whole; the rate is the test's own, nothing is
+    evaluated."""
     optim = Optim(**{**recipe.optim.model_dump(), "warmup": 0, "batch_growth": None})
     nothing = Evaluation(every=1.0 - 1e-9, tasks=(), probes=())
+    whole = recipe.compute.model_copy(update={"trunk_cache": "off"})
     return recipe.model_copy(
-        update={"optim": optim, "budget": Steps(steps=steps), "evaluation": nothing, "track": ()}
-    )
+        update={
+            "optim": optim, "budget": Steps(steps=steps), "evaluation": nothing, "track": (), "compute": whole
+        }
+    )  # fmt: skip
 
 
 def _untouched(work: Work, tuned: TunedModel, reporter: Reporter) -> list[float]:
