@@ -11,6 +11,7 @@ from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.kernels.gate import gated
 from tunesmith.kernels.lora import Part, gated_lora, lora_linear, lora_linears
+from tunesmith.model.last_layer import WATCHED
 from tunesmith.model.lean import lean
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.recipe import Lora
@@ -69,6 +70,11 @@ def test_an_output_that_nobody_asks_for_costs_no_gradient():
     lora_linears(x, parts)[1].sum().backward()
     plain = (parts[1].weight + parts[1].b @ parts[1].a).sum(0)
     torch.testing.assert_close(x.grad, plain.expand_as(x))
+
+
+def test_a_frozen_layer_over_a_frozen_input_needs_no_gradient():
+    parts = [Part(_wide(6, 7)), Part(_wide(6, 7), None, _wide(2, 7, learns=True), _wide(6, 2, learns=True))]
+    assert [out.requires_grad for out in lora_linears(_wide(5, 7), parts)] == [False, True]
 
 
 # mutation tried: up's gradient without act, h of the wrong rows, 1 - sigma left out
@@ -140,6 +146,8 @@ def losses_and_gradients(family, targets, dropout=0.0):
                 other.copy_(mine.normal_(0, 0.1, generator=torch.Generator().manual_seed(mine.numel())))
     losses = []
     for model in (ours.train(), theirs.train()):
+        # a lean last layer draws no noise for queries that are not asked
+        setattr(model.get_base_model(), WATCHED, dropout > 0)
         torch.manual_seed(1)
         losses.append(summed_loss(model, batch))
         losses[-1].backward()

@@ -11,6 +11,7 @@ from tests.tiny import DENSE, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.forward import packed_hidden
+from tunesmith.model.last_layer import WATCHED
 from tunesmith.model.lean import LeanMLP, LeanNorm, lean
 from tunesmith.model.load import checkpoint_layers, without_dropout
 from tunesmith.model.quantised import Held, hold
@@ -36,6 +37,8 @@ def gradients(
     """Loss and gradients of a step, by name; what trains begins at numbers of its name and size alone."""
     tuned = build(tuning).prepare(lm, Setting(steps=50))
     tuned.model.train()
+    # a lean last layer draws no noise for queries that are not asked
+    setattr(lm, WATCHED, getattr(tuning, "dropout", 0.0) > 0)
     if checkpointing:
         checkpoint_layers(lm)
     with torch.no_grad():

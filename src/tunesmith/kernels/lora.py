@@ -87,10 +87,10 @@ class _Layers:
         """W of a part, made anew where it is held in few bits."""
         return wide(self.weights[place], self.dtype).to(self.dtype)
 
-    def inner(self, x: Tensor, masks: Sequence[Tensor]) -> list[Tensor]:
+    def inner(self, x: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
         """x A' of each part, one product for all unless each has a mask of its own."""
         if masks:
-            return [(x * mask) @ a.t() for a, mask in zip(self.a, masks)]
+            return [_left(x, mask) @ a.t() for a, mask in zip(self.a, masks)]
         return list((x @ _stacked(self.a).t()).split([len(a) for a in self.a], 1))
 
     def outputs(
@@ -116,7 +116,7 @@ class _Layers:
         return of_inner, of_b
 
     def grad_x(
-        self, grads: Sequence[Tensor | None], of_inner: Sequence[Tensor], masks: Sequence[Tensor]
+        self, grads: Sequence[Tensor | None], of_inner: Sequence[Tensor], masks: Sequence[Tensor | None]
     ) -> Tensor:
         """d loss / d x, all added up in one place: [n i]."""
         total: Any = None
@@ -127,13 +127,13 @@ class _Layers:
         if not masks:
             return total.addmm_(_side_by_side(of_inner), _stacked(self.a))
         for one, a, mask in zip(of_inner, self.a, masks):
-            total.addcmul_(one @ a, mask)
+            total.add_(_left(one @ a, mask))
         return total
 
-    def grads_a(self, x: Tensor, of_inner: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    def grads_a(self, x: Tensor, of_inner: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
         """d loss / d A of each part."""
         if masks:
-            return [one.t() @ (x * mask) for one, mask in zip(of_inner, masks)]
+            return [one.t() @ _left(x, mask) for one, mask in zip(of_inner, masks)]
         return list((_side_by_side(of_inner).t() @ x).split([len(a) for a in self.a]))
 
 
@@ -145,11 +145,15 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
-def _masks(x: Tensor, parts: Sequence[Part]) -> list[Tensor]:
-    """What each part's dropout leaves, Bool[n i]; none where nothing is dropped. Drawn as torch draws its own."""
+def _masks(x: Tensor, parts: Sequence[Part]) -> list[Tensor | None]:
+    """What each part's dropout leaves, Bool[n i]; none where nothing is dropped at all. Drawn as torch does."""
     if not any(part.dropout for part in parts):
         return []
-    return [torch.empty_like(x).bernoulli_(1 - part.dropout).bool() for part in parts]
+    return [torch.empty_like(x).bernoulli_(1 - p.dropout).bool() if p.dropout else None for p in parts]
+
+
+def _left(x: Tensor, mask: Tensor | None) -> Tensor:
+    return x if mask is None else x * mask
 
 
 def _scales(parts: Sequence[Part]) -> list[float]:
@@ -186,7 +190,9 @@ class _LoraLinears(torch.autograd.Function):
         inner = layers.inner(flat, masks)
         outs = layers.outputs(flat, x.shape, [part.bias for part in parts], inner)
         asked = any(ctx.needs_input_grad[3::2])  # only a gradient of A asks for x (LoRA-FA has none)
-        ctx.masks = len(masks)
+        if not ctx.needs_input_grad[0]:  # what has no update then needs no gradient either
+            learns = [a or b for a, b in zip(ctx.needs_input_grad[3::2], ctx.needs_input_grad[4::2])]
+            ctx.mark_non_differentiable(*(out for out, one in zip(outs, learns) if not one))
         _keep(ctx, parts, layers, flat if asked else None, *inner, *masks)
         return outs
 
@@ -241,7 +247,7 @@ class _GatedLora(torch.autograd.Function):
 
         def seen(rows: slice, hidden: Tensor) -> None:
             hidden = hidden.to(ctx.dtype)
-            of_a.add_(of_inner[0][rows].t() @ (hidden * masks[0][rows] if masks else hidden))
+            of_a.add_(of_inner[0][rows].t() @ _left(hidden, masks[0][rows] if masks else None))
 
         of_gates, of_up = gate_backward(
             gates.flatten(0, -2), up.flatten(0, -2), of_hidden, ctx.act, seen if asked else None

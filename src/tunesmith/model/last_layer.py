@@ -100,6 +100,8 @@ class _StoppedError(Exception):
 class _Stopping:
     """A cache that takes keys and values, and ends the call."""
 
+    asks_no_query = True
+
     def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Never returns."""
         raise _StoppedError(key, value)

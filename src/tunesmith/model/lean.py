@@ -1,23 +1,27 @@
-"""Norms and feed-forward parts of known families, swapped for ones that compute the same and keep less.
+"""Norms, attention and feed-forward of known families, swapped for modules that compute the same and keep less.
 
-    layer.input_layernorm   LlamaRMSNorm -> LeanNorm      one node (kernels/norm.py)
-    layer.mlp               LlamaMLP     -> LeanMLP       act(gate) * up is made again, gradients meet in one place
+    layer.input_layernorm   LlamaRMSNorm   -> LeanNorm       one node (kernels/norm.py)
+    layer.self_attn         LlamaAttention -> LeanAttention  q, k and v at once, rotation in one node
+    layer.mlp               LlamaMLP       -> LeanMLP        act(gate) * up is made again
     layer.mlp.gate_proj     as it is, under its own name: what trains, is saved or wrapped is not touched
 Which classes of transformers may be swapped, and for what, is a table by family: what is not in it stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tunesmith.kernels.gate import Act, gated
 from tunesmith.kernels.lora import Part, gated_lora, lora_linears
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
+from tunesmith.kernels.rotary import rotate
 from tunesmith.model.families import FAMILIES
 
 SPELLINGS: dict[str, Spelling] = {"rms": "rms", "offset": "offset", "scaled_wide": "scaled"}  # Family.norm
@@ -25,6 +29,14 @@ SPELLINGS: dict[str, Spelling] = {"rms": "rms", "offset": "offset", "scaled_wide
 ACTS: dict[str, Act] = {
     "SiLU": "silu", "SiLUActivation": "silu", "GELU": "gelu", "GELUActivation": "gelu", "GELUTanh": "gelu_tanh",
 }  # fmt: skip
+# attention that is LlamaAttention but for norms of heads, and what it asks of the attention function
+_own_window: Callable[[Any], dict[str, Any]] = lambda own: {"sliding_window": own.sliding_window}  # noqa: E731
+ATTENTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    **dict.fromkeys(("LlamaAttention", "GemmaAttention", "GraniteAttention"), lambda own: {}),
+    "MistralAttention": lambda own: {"sliding_window": getattr(own.config, "sliding_window", None)},
+    **dict.fromkeys(("Qwen2Attention", "Qwen3Attention", "Gemma3Attention"), _own_window),
+    "Gemma2Attention": lambda own: {**_own_window(own), "softcap": own.attn_logit_softcapping},
+}
 
 
 def lean(lm: Any) -> Any:
@@ -38,6 +50,8 @@ def lean(lm: Any) -> Any:
     for name, module in list(lm.named_modules()):
         if spelling and type(module).__name__.endswith("RMSNorm"):
             lm.set_submodule(name, LeanNorm(module, spelling))
+        elif type(module).__name__ in ATTENTIONS:
+            lm.set_submodule(name, LeanAttention(module))
         elif family.gated and name.endswith(f".{home}") and (act := _act_of(module)):
             lm.set_submodule(name, LeanMLP(module, inputs, act))
     return lm
@@ -64,6 +78,44 @@ class LeanNorm(_Swapped):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
         return rms_norm(hidden_states, self.weight, self.eps, self.spelling)
+
+
+class LeanAttention(_Swapped):
+    """Llama's attention and that of its kin, norms of heads included."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__(own)
+        self.limits = ATTENTIONS[type(own).__name__]
+        self.eager = sys.modules[type(own).__module__].eager_attention_forward
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Any]:
+        """[B T d] -> [B T d]. A cache that `asks_no_query` gets keys and values, and ends the call."""
+        own: Any = self
+        *query, key, value = self._made(hidden_states, getattr(past_key_values, "asks_no_query", False))
+        if hasattr(own, "q_norm"):
+            query, key = [own.q_norm(one) for one in query], own.k_norm(key)
+        query, key = [rotate(one, *position_embeddings) for one in query], rotate(key, *position_embeddings)
+        key, value = key.transpose(1, 2), value.transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, own.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(own.config._attn_implementation, self.eager)
+        dropout = own.attention_dropout if self.training else 0.0
+        asked: Any = {"dropout": dropout, "scaling": own.scaling, **self.limits(own), **kwargs}
+        out, shares = attend(self, query[0].transpose(1, 2), key, value, attention_mask, **asked)
+        return own.o_proj(out.reshape(*hidden_states.shape[:-1], -1).contiguous()), shares
+
+    def _made(self, x: Tensor, no_query: bool) -> list[Tensor]:
+        """Queries, keys and values, or the last two: [B T H D]."""
+        own: Any = self
+        layers = [own.k_proj, own.v_proj] if no_query else [own.q_proj, own.k_proj, own.v_proj]
+        return [made.view(*x.shape[:-1], -1, own.head_dim) for made in outputs(x, layers)]
 
 
 class LeanMLP(_Swapped):
