@@ -73,7 +73,7 @@ def test_what_can_be_swapped_is() -> None:
         assert (LeanMLP in kinds) == row.gated, family
 
 
-# mutation tried: 1 + weight left out, a norm's mean term left out, up's gradient without act, mask left out of dA
+# mutation tried: 1 + weight left out, a norm's mean term left out, the rotation turned back the wrong way
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("family", DENSE)
 def test_loss_and_gradients_are_those_of_the_plain_model(family: str, tuning: str) -> None:
@@ -108,7 +108,6 @@ def test_over_a_base_in_four_bits_gradients_are_the_plain_ones(base: Any) -> Non
     assert far(gradients(lean(held[0]), tuning), gradients(held[1], tuning)) < 1e-5
 
 
-# mutation tried: the mask drawn from a generator of its own
 @pytest.mark.parametrize("tuning", ["lora", "dropout", "full"])
 def test_layers_that_are_computed_again_give_the_same_gradients(tuning: str) -> None:
     ours, theirs = (
