@@ -18,7 +18,9 @@ class Memory:
     context_bytes: int
     allocated_error_share: float | None = None
     held_against: int = 0  # measurements that the stated error comes from
-    host_bytes: int = 0  # pinned in the main memory beside a card
+    host_bytes: int = (
+        0  # of the main memory beside a card: activations, paged moments, a checkpoint being written
+    )
 
     @property
     def peak_bytes(self) -> int:

@@ -65,10 +65,8 @@ def overview(plan: dict[str, Any]) -> RenderableType:
 
 
 def _beside_the_card(host_bytes: int) -> list[tuple[str, str]]:
-    """What is moved to the main memory, if anything is."""
-    return (
-        [("main memory", f"{base.size(host_bytes)} pinned, moved there from the card")] if host_bytes else []
-    )
+    """What stands in the main memory of a card's run, if anything does."""
+    return [("main memory", f"about {base.size(host_bytes)}, beside the card")] if host_bytes else []
 
 
 def mixing(plan: dict[str, Any]) -> RenderableType | None:
