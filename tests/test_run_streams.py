@@ -57,6 +57,9 @@ def test_a_streaming_run_goes_on_after_a_stop_and_ends_the_same(tmp_path: Path) 
     assert stream["rows_in"] == stream["whole"] + stream["dropped"]
     assert stream["reasons"] == {"missing_key": stream["dropped"]}
     assert stream["dropped"]
+    written = (whole / "run" / "report.md").read_text()
+    assert "| tokens asked | tokens given | times read |" in written
+    assert f"{stream['learnt_samples']} samples of the {stream['rows_in']} rows" in written
     shards = list((whole / "run" / "stream" / "0").glob("shard-*.bin"))
     assert len(shards) < stream["rows_in"] / 5, "shards before every checkpoint are gone"
 
