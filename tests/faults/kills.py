@@ -36,10 +36,10 @@ from tunesmith.folder import RunFolder, read_json
 from tunesmith.recipe import Recipe, parse
 
 PRELOADED = [
-    "tests.folders", "tunesmith.run", "tunesmith.engine.loop",
+    "tunesmith.tuning.build", "tests.folders", "tunesmith.run", "tunesmith.engine.loop",
     "transformers.models.llama.modeling_llama", "peft", "peft.tuners.lora.model",
     "tunesmith.evaluation.evaluate", "tunesmith.evaluation.report", "tunesmith.plan.forecast", "tunesmith.tuning.lora",
-    "tunesmith.data.prepare", "tunesmith.tuning.build", "tunesmith.objectives.language_modelling",
+    "tunesmith.data.prepare", "tunesmith.objectives.language_modelling",
 ]  # fmt: skip
 
 
@@ -50,6 +50,25 @@ def rows(start):
 """
 
 
+# Changes of the recipe: methods with a memory of their own, packing of mixed sources, early stops, stages.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mixed": {
+        "data": {"train": [{"path": "rows.jsonl"}, {"path": "more.jsonl", "weight": 2}], "validation": 3,
+                 "max_length": 128, "packing": True},
+        "tuning": {"method": "full"}, "evaluation": {"every": 3, "early_stop": 2},
+    },
+    "adalora": {"tuning": {"method": "adalora", "rank": 2, "dropout": 0.1}, "budget": {"steps": 12}},
+    "relora": {"tuning": {"method": "relora", "rank": 2}, "budget": {"steps": 12}, "objective": "pretrain"},
+    "stages": {
+        "data": {"validation": 3, "max_length": 128},
+        "stages": [
+            {"name": "read", "objective": "pretrain", "data": {"train": "more.jsonl"}, "budget": {"steps": 4}},
+            {"name": "talk", "data": {"train": "rows.jsonl"}, "budget": {"steps": 5}},
+        ],
+    },
+}  # fmt: skip
+
+
 def recipe(folder: Path) -> Recipe:
     """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch.
 
@@ -57,6 +76,10 @@ def recipe(folder: Path) -> Recipe:
     """
     if (folder / "stream.py").exists():
         return _streaming(folder)
+    name = (folder / "variant").read_text() if (folder / "variant").exists() else ""
+    changes = json.dumps(VARIANTS.get(name, {}))
+    for file in ("rows.jsonl", "more.jsonl"):
+        changes = changes.replace(f'"{file}"', json.dumps(str(folder / file)))
     return parse(
         {
             "model": str(folder / "model"),
@@ -68,6 +91,7 @@ def recipe(folder: Path) -> Recipe:
             "budget": {"epochs": 2},
             "evaluation": {"every": 3},
             "checkpoint": {"every": 2, "keep": 2},
+            **json.loads(changes),
         }
     )  # fmt: skip
 
@@ -93,11 +117,13 @@ def _streaming(folder: Path) -> Recipe:
     )  # fmt: skip
 
 
-def make(folder: Path, streaming: bool = False) -> Path:
+def make(folder: Path, streaming: bool = False, variant: str = "") -> Path:
     """A folder with all that the run needs."""
     folder.mkdir()
     make_model(folder / "model")
-    write_rows(folder / "rows.jsonl", 16)
+    for name in ("rows.jsonl", "more.jsonl"):
+        write_rows(folder / name, 16)
+    (folder / "variant").write_text(variant)
     if streaming:
         (folder / "stream.py").write_text(STREAM)
     return folder
@@ -122,28 +148,37 @@ def _train(folder: Path, fault: str, threads: int) -> None:
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """All that must be the same: weights, the last checkpoint, scores, ledger; nothing that is time."""
+    """All that must be the same: weights, the last checkpoint, scores, ledger; nothing that is time. Of each stage."""
     there = RunFolder(folder / "run")
+    each = [_outcome(one) for one in there.stages or (there,)]
+    return {f"{key} {number}": value for number, one in enumerate(each) for key, value in one.items()}
+
+
+def _outcome(there: RunFolder) -> dict[str, Any]:
     last = max((path for path in there.checkpoints.glob("step-*")), key=lambda path: path.name)
     report = read_json(there.report)
     state = read_json(last / "state.json")
     state["progress"].pop("seconds")
-    kept = ("status", "before", "after", "test", "forgetting", "ledger", "parameters")
+    kept = ("status", "before", "after", "test", "forgetting", "parameters")
     return {
-        "adapter": load_file(there.adapter / "adapter_model.safetensors"),
+        "trained": {key: value for file in _trained(there) for key, value in load_file(file).items()},
         "weights": load_file(last / "weights.safetensors"),
         "optimizer": load_file(last / "optimizer.safetensors"),
-        "state": state,
+        "state": json.dumps({"state": state["progress"], "method": state["method"]}),
         "report": {key: report[key] for key in kept},
         "steps": sorted({event["step"] for event in read(there.events) if event["kind"] == "stepped"}),
     }
+
+
+def _trained(there: RunFolder) -> list[Path]:
+    return [*there.adapter.glob("*.safetensors"), *there.model.glob("*.safetensors")]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """What is not the same, bit for bit."""
     found = []
     for key, value in one.items():
-        if key in ("adapter", "weights", "optimizer"):
+        if isinstance(value, dict) and all(torch.is_tensor(one) for one in value.values()):
             same = value.keys() == other[key].keys() and all(
                 torch.equal(value[n], other[key][n]) for n in value
             )
@@ -157,15 +192,16 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def unreadable(folder: Path) -> list[str]:
     """What a kill has left that nobody could use: there must be nothing."""
     there = folder / "run"
-    bad = [f"{path.name}: {verify(path)}" for path in there.glob("checkpoints/step-*") if verify(path)]
+    bad = [f"{path.name}: {verify(path)}" for path in there.rglob("checkpoints/step-*") if verify(path)]
     for path in there.rglob("*.json"):
         if not any(part.startswith(".") for part in path.relative_to(there).parts):
             try:
                 read_json(path)
             except ValueError as error:
                 bad.append(f"{path.relative_to(there)}: {error}")
-    if (there / "adapter").is_dir():
-        load_file(there / "adapter" / "adapter_model.safetensors")
+    for one in (RunFolder(there), *RunFolder(there).stages):
+        for file in _trained(one):
+            load_file(file)
     return bad
 
 
@@ -184,10 +220,10 @@ def moments(folder: Path, kills: int, seed: int) -> list[tuple[str, int]]:
 
 
 def try_all(
-    kills: int, seed: int, place: Path, workers: int = 2, streaming: bool = False
+    kills: int, seed: int, place: Path, workers: int = 2, streaming: bool = False, variant: str = ""
 ) -> tuple[Counter[str], list[str]]:
     """Kill, look, go on, compare. Returns how often each point was met, and every fault found."""
-    whole = make(place / "whole", streaming)
+    whole = make(place / "whole", streaming, variant)
     assert elsewhere(whole, "report:99:kill") == 0
     expected = outcome(whole)
     chosen = moments(whole, kills, seed)
@@ -200,7 +236,7 @@ def try_all(
         folder = place / f"kill-{number:03d}"
         folder.mkdir()
         shutil.copytree(whole / "model", folder / "model")
-        for name in ("rows.jsonl", *(["stream.py"] if streaming else [])):
+        for name in ("rows.jsonl", "more.jsonl", "variant", *(["stream.py"] if streaming else [])):
             shutil.copy(whole / name, folder / name)
         found = _one(folder, plans[number], expected)
         shutil.rmtree(folder)
@@ -223,14 +259,8 @@ def _one(folder: Path, plans: list[str], expected: dict[str, Any]) -> list[str]:
     code = elsewhere(folder, "report:99:kill")
     if code != 0:
         return [f"{plans}: going on ended with {code}"]
-    found = differences(_same_paths(expected), _same_paths(outcome(folder)))
+    found = differences(expected, outcome(folder))
     return [f"{plans}: {key} differs" for key in found]
-
-
-def _same_paths(found: dict[str, Any]) -> dict[str, Any]:
-    """Addresses and fingerprints name the folder a run stands in; here there are many, of the same files."""
-    text = json.dumps({"state": found["state"]["progress"], "method": found["state"]["method"]})
-    return {**found, "state": text, "report": {k: v for k, v in found["report"].items() if k != "ledger"}}
 
 
 def main() -> int:
@@ -240,10 +270,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--streaming", action="store_true", help="of a run that learns from a stream")
+    parser.add_argument("--variant", choices=VARIANTS, default="", help="of a run with this in its recipe")
     asked = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        met, wrong = try_all(asked.kills, asked.seed, Path(place), asked.workers, asked.streaming)
+        met, wrong = try_all(
+            asked.kills, asked.seed, Path(place), asked.workers, asked.streaming, asked.variant
+        )
     print("| point | kills |\n|---|---:|")
     for point in faults.POINTS:
         if met[point]:
