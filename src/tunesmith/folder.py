@@ -173,6 +173,20 @@ class RunFolder:
             fix = "free some space, lower checkpoint.keep, or set output= to a folder on another disk"
             raise DiskFullError.at(str(self.path), what, fix)
 
+    @contextlib.contextmanager
+    def staying(self) -> Iterator[None]:
+        """Within, a file that is missing because the folder has gone is told as that. Raises FolderError."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise
+            what, fix = (
+                "has gone since the run began (moved, deleted or unmounted?)",
+                "put it back, then --resume",
+            )
+            raise FolderError.at(str(self.path), what, fix) from error
+
     def reopen(self) -> None:
         """A finished run goes on: what was measured at its end is measured again."""
         self.report.unlink(missing_ok=True)

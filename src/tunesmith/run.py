@@ -329,7 +329,7 @@ def _recording(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> Iterato
     """Within: events are kept and trackers follow; an error that ends the run is among them."""
     recording = Recording(folder.events, reporter)
     try:
-        with following(recipe.track, folder, reporter):
+        with folder.staying(), following(recipe.track, folder, reporter):
             yield recording
     except Interrupted:  # of a stage, told by it
         raise

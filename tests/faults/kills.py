@@ -57,7 +57,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
                  "max_length": 128, "packing": True},
         "tuning": {"method": "full"}, "evaluation": {"every": 3, "early_stop": 2},
     },
-    "adalora": {"tuning": {"method": "adalora", "rank": 2, "dropout": 0.1}, "budget": {"steps": 12}},
+    "adalora": {"tuning": {"method": "adalora", "rank": 2}, "budget": {"steps": 12}},
     "relora": {"tuning": {"method": "relora", "rank": 2}, "budget": {"steps": 12}, "objective": "pretrain"},
     "stages": {
         "data": {"validation": 3, "max_length": 128},

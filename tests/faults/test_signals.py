@@ -14,7 +14,7 @@ from tests.faults.test_disk import checkpoints
 from tests.folders import make_model, write_rows
 from tunesmith import run
 from tunesmith.engine import checkpoint, faults, world
-from tunesmith.errors import Interrupted
+from tunesmith.errors import FolderError, Interrupted
 from tunesmith.folder import RunFolder, read_json
 from tunesmith.recipe import Recipe, parse
 
@@ -159,3 +159,21 @@ def test_stopped_outside_the_loop_it_says_how_to_go_on_and_does(
     assert (ours["before"], ours["after"]) == (theirs["before"], theirs["after"])
     assert not list(folder.path.glob(".staging*"))
     assert checkpoint.verify(folder.checkpoints / "step-00000003") is None
+
+
+def test_a_run_folder_that_goes_away_before_the_loop_is_an_answer(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 7, outside the loop."""
+    # mutation tried: FileNotFoundError raised as it is
+    import shutil
+
+    real = run.tune
+
+    def gone(*words):
+        shutil.rmtree(tmp_path / "run")
+        return real(*words)
+
+    monkeypatch.setattr(run, "tune", gone)
+    with pytest.raises(FolderError, match="has gone since the run began"):
+        run.train(recipe(model, tmp_path))
