@@ -23,7 +23,7 @@ TARGETS = [("q_proj",), ("v_proj", "o_proj"), ("gate_proj", "up_proj", "down_pro
 
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_gradients_are_right_in_float64(with_bias):
-    # mutation tried: scaling left out of grad_b; grad_x without the adapter's part
+    # mutation tried: scaling left out of grad_b
     torch.manual_seed(0)
     x = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
     weight, bias = torch.randn(6, 7, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
