@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.app import cli, demo, stage
+from tunesmith.events import Event, Stepped
 
 ROOT = Path(__file__).parents[2]
 MEMORY_BYTES = 3 * 2**30
@@ -52,19 +54,25 @@ def test_the_wheel_holds_all_that_the_demo_needs_and_no_test(wheel: Path) -> Non
     assert sum(name.endswith("entry_points.txt") for name in names) == 1
 
 
-# mutation tried: `passed = True` in Stage.document
-def test_a_model_that_learns_nothing_fails_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hasty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A demo of a few rows, in which nothing is learnt."""
     monkeypatch.chdir(tmp_path)
     write = stage.write_recipe
 
-    def hasty(place: Path) -> None:
+    def hurried(place: Path) -> None:
         write(place)
         text = re.sub(r"budget: .*", "budget: {steps: 2}", place.read_text(encoding="utf-8"))
         text = re.sub(r"lr: [\d.e-]+", "lr: 1e-9", text).replace("group:", "limit: 4, group:")
         text = re.sub(r"(?m)^  test: .*\n", "  limit: 40\n", text)
         place.write_text(re.sub(r"validation: .*", "validation: 8", text), encoding="utf-8")
 
-    monkeypatch.setattr(demo, "write_recipe", hasty)
+    monkeypatch.setattr(demo, "write_recipe", hurried)
+
+
+# mutation tried: `passed = True` in Stage.document
+@pytest.mark.usefixtures("hasty")
+def test_a_model_that_learns_nothing_fails_the_demo() -> None:
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         code = cli.main(["demo", "--json"])
@@ -74,6 +82,26 @@ def test_a_model_that_learns_nothing_fails_the_demo(tmp_path: Path, monkeypatch:
     assert [step["passed"] for step in document["steps"]][:4] == [True] * 4
     assert document["error"]["code"] == "demo"
     assert {"where", "what", "fix"} == set(document["error"]["problems"][0])
+
+
+# mutation tried: run_demo without its `except Interrupted`; Curtain that ends the training of a stopped run
+@pytest.mark.usefixtures("hasty")
+def test_a_demo_that_is_stopped_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stopping(stage.Curtain):
+        def event(self, event: Event) -> None:
+            super().event(event)
+            if isinstance(event, Stepped) and event.step == 1:
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(demo, "Curtain", Stopping)
+    assert cli.main(["demo"]) == 130
+    out, err = capsys.readouterr()
+    assert "stopped at step 1" in err
+    assert "tunesmith train runs/demo.yaml --resume" in err
+    assert "demo failed" not in out + err
+    assert cli.main(["train", "runs/demo.yaml", "--resume"]) == 0
 
 
 @pytest.mark.parametrize(

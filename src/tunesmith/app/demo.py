@@ -20,7 +20,7 @@ from tunesmith.app.render.problems import problems
 from tunesmith.app.runs import read_report
 from tunesmith.app.stage import CheckFailed, Curtain, Stage, clear, write_recipe
 from tunesmith.data.records import Message
-from tunesmith.errors import TunesmithError
+from tunesmith.errors import Interrupted, Problem, TunesmithError
 from tunesmith.folder import RunFolder
 from tunesmith.recipe import Recipe
 
@@ -60,6 +60,8 @@ def run_demo(*, silent: bool) -> dict[str, Any]:
             step(stage, recipe)
     except CheckFailed:
         return card_of(stage)
+    except Interrupted:
+        raise
     except TunesmithError as error:
         stage.say(Group(problems(error.problems, error.code), pages.card(card_of(stage))))
         raise
@@ -121,7 +123,10 @@ def train(stage: Stage, recipe: Recipe) -> None:
     """4, 5, 6: scores before, training, scores after."""
     folder = RunFolder(RUN)
     with reporting() as screen:
-        run.train(recipe, reporter=Curtain(screen, stage, folder))
+        done = run.train(recipe, reporter=Curtain(screen, stage, folder))
+    if done.status == "interrupted":
+        how = f"go on: tunesmith train {RECIPE} --resume"
+        raise Interrupted([Problem(str(folder.path), f"the demo was stopped at step {done.steps}", how)])
     report = read_report(folder)
     assert report is not None, "a finished run has a report"
     stage.say(

@@ -97,7 +97,7 @@ class Curtain:
         if isinstance(event, Stepped):
             self.losses.append(event.loss_nats)
             self.trained = event.step == self.steps
-        if isinstance(event, Finished) and self.steps is not None:
+        if isinstance(event, Finished) and event.status != "interrupted" and self.steps is not None:
             self._end_training()
 
     def progress(self, what: str, done: int, total: int | None) -> None:
