@@ -96,10 +96,10 @@ def opened(chosen: Recipe, heard: Heard | None = None) -> Kept | None:
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     """Numbers of the layers whose attention was computed: while the engine ran, and around that."""
-    from transformers.models.llama.modeling_llama import LlamaAttention
+    from tunesmith.model.lean import LeanAttention
 
     found: dict[str, set[int]] = {"around": set(), "fit": set()}
-    place, forward, fit = ["around"], LlamaAttention.forward, above.fit_to_data
+    place, forward, fit = ["around"], LeanAttention.forward, above.fit_to_data
 
     @functools.wraps(forward)
     def watched(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -113,7 +113,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[int]]:
         finally:
             place[0] = "around"
 
-    monkeypatch.setattr(LlamaAttention, "forward", watched)
+    monkeypatch.setattr(LeanAttention, "forward", watched)
     monkeypatch.setattr(above, "fit_to_data", placed)
     return found
 

@@ -39,7 +39,9 @@ def test_no_module_opens_a_pickle_or_runs_a_text() -> None:
                 continue
             assert not OPENERS & {module.split(".")[0], *(n.split(".")[0] for n in names)}, path
         for name, call in calls(tree):
-            assert name not in ("torch.load", "eval", "exec", "os.system", "yaml.unsafe_load"), (path, name)
+            written = name == "exec" and all(isinstance(arg, ast.Constant) for arg in call.args)
+            unsafe = name in ("torch.load", "eval", "exec", "os.system", "yaml.unsafe_load")
+            assert written or not unsafe, (path, name)
             for keyword in call.keywords:
                 text = ast.unparse(keyword.value)
                 assert (keyword.arg, text) not in (("shell", "True"), ("allow_pickle", "True")), (path, name)

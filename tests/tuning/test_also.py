@@ -221,8 +221,14 @@ def test_beside_bf16_weights_masters_are_fp32(only: bool, tmp_path: Path) -> Non
     train_under_autocast(chosen, tuned)
     build(chosen).save(tuned, tmp_path)
     attached = build(chosen).attach(tiny_model(dtype=torch.bfloat16), tmp_path)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(logits(attached), logits(tuned.model))
+    held = dict(tuned.model.named_parameters())
+    assert all(
+        torch.equal(p, held[name]) and p.dtype == held[name].dtype for name, p in attached.named_parameters()
+    )
+    with torch.autocast(
+        "cpu", torch.bfloat16
+    ):  # there each layer by itself, here as one node: other roundings
+        torch.testing.assert_close(logits(attached), logits(tuned.model), atol=0.15, rtol=0)
 
 
 def train_under_autocast(chosen: Tuning, tuned: Any) -> None:
