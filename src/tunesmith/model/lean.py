@@ -155,9 +155,7 @@ def part_of(layer: Any, x: Tensor) -> Part | None:
         return None
     if hasattr(layer, "part"):  # an adapter's layer says so itself
         return layer.part(x)
-    if hasattr(
-        layer, "base_layer"
-    ):  # a wrapper that shows the weight of another layer, and does more than that one
+    if hasattr(layer, "base_layer"):  # a wrapper shows the weight below as its own, and does more
         return None
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if weight is None or weight.requires_grad or (bias is not None and bias.requires_grad):
