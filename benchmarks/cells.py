@@ -99,7 +99,7 @@ def _gsm8k(rng: np.random.Generator, count: int) -> list:
 
 
 def _few_shot(rng: np.random.Generator, count: int) -> list:
-    """Three solved problems before each question: about a tenth is learnt."""
+    """Three solved problems, the same for all, before each question; its bare result alone is learnt."""
     shots = _gsm8k(rng, 3)
     before = "\n\n".join(f"Question: {q['content']}\nAnswer: {a['content']}" for q, a in shots)
     return [
