@@ -3,7 +3,13 @@ where `auto` decides, so that they say the same on a processor with bf16 matrix 
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# A shell gives what it starts in the background no Ctrl-C; the tests of it, and the processes they start, need one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
