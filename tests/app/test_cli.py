@@ -285,19 +285,24 @@ sys.exit(cli.main(["plan", "recipe.yaml", "--json"]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
-def test_signals_end_a_verb_with_130(number: signal.Signals, tmp_path: Path) -> None:
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+def stopped(number: signal.Signals, script: str, *words: str, cwd: Path | None = None) -> str:
+    """What a script that was signalled when it was ready tells a person; its code and JSON are those of a stop."""
     child = subprocess.Popen(
-        [sys.executable, "-c", WAITS], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", script, *words], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
     assert child.stderr is not None
     assert child.stderr.readline() == "ready\n"
     os.kill(child.pid, number)
     out, err = child.communicate(timeout=20)
     assert child.returncode == 130
     assert json.loads(out)["error"]["code"] == "interrupted"
-    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_signals_end_a_verb_with_130(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    assert "Traceback" not in stopped(number, WAITS, cwd=tmp_path)
 
 
 LOADING = """
@@ -316,15 +321,7 @@ sys.exit(main())
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
 def test_a_signal_while_libraries_load_is_an_answer_too(number: signal.Signals) -> None:
     # mutation tried: no handlers in __main__
-    child = subprocess.Popen(
-        [sys.executable, "-c", LOADING, "plan", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )  # fmt: skip
-    assert child.stderr is not None
-    assert child.stderr.readline() == "ready\n"
-    os.kill(child.pid, number)
-    out, err = child.communicate(timeout=20)
-    assert child.returncode == 130
-    assert json.loads(out)["error"]["code"] == "interrupted"
+    err = stopped(number, LOADING, "plan", "--json")
     assert err == f"\n! stopped by {number.name} before anything began\n"
 
 

@@ -74,11 +74,12 @@ def test_what_can_be_swapped_is() -> None:
 
 
 # mutation tried: 1 + weight left out, a norm's mean term left out, the rotation turned back the wrong way
-@pytest.mark.parametrize("tuning", TUNINGS)
-@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize(
+    ("family", "tuning"),
+    # OLMo's norms have no weights to train
+    [(f, t) for f in DENSE for t in TUNINGS if (f, t) != ("olmo", "norms")],
+)
 def test_loss_and_gradients_are_those_of_the_plain_model(family: str, tuning: str) -> None:
-    if family == "olmo" and tuning == "norms":
-        pytest.skip("its norms have no weights")
     plain, swapped = (without_dropout(tiny_model(family)) for _ in range(2))
     ours, theirs = gradients(lean(swapped), TUNINGS[tuning]), gradients(plain, TUNINGS[tuning])
     assert far(ours, theirs) < 1e-5

@@ -36,9 +36,8 @@ class Batch:
     # A tree (sharing.py): the segment each segment goes on from, or -1; and place, target and weight of all targets.
     parents: Tensor | None = None  # Int64[Tensor, "segments"]
     learns: tuple[Tensor, Tensor, Tensor | None] | None = None  # places (rising), targets, weights; [n] each
-    states: Tensor | None = (
-        None  # Float[Tensor, "B T d"] that the frozen layers give, where they are kept on disk
-    )
+    # Float[Tensor, "B T d"] that the frozen layers give, where they are kept on disk
+    states: Tensor | None = None
 
     @property
     def tokens(self) -> int:

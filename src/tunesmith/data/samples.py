@@ -36,9 +36,8 @@ class Rendering:
     learnt: ndarray  # Bool[ndarray, "T"]
     address: str
     cut: tuple[Cut, ...] = ()
-    weights: ndarray | None = (
-        None  # Float32[ndarray, "T"], 0 where not learnt; None: each learnt token weighs 1
-    )
+    # Float32[ndarray, "T"], 0 where not learnt; None: each learnt token weighs 1
+    weights: ndarray | None = None
 
     def until(self, end: int) -> Rendering:
         """The tokens before `end`."""

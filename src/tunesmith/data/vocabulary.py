@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 LONGEST = 16  # old tokens that one new token may stand for
 PIECE = 2000  # characters; longer documents are cut at line ends, so that a part of one can be held out
-MOST_CHARACTERS = (
-    50_000_000  # text behind it is counted, not read: no further token would be found often enough
-)
+# Text behind it is counted, not read: no further token would be found often enough.
+MOST_CHARACTERS = 50_000_000
 _BATCH = 256
 _SEPARATOR = "\n"
 _FIRST = 0x100  # a token's letter is chr(_FIRST + id), past the surrogates where need be

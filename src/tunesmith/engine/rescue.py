@@ -33,9 +33,8 @@ JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gr
 SURE = 24  # steps after a jump by which it is known for one
 DRIFT_SHARE = 0.5  # of a jump, before or after it: then it was none
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
-NEAR_ZERO = (
-    0.75  # of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long
-)
+# Of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long.
+NEAR_ZERO = 0.75
 TINY = 1e-12  # 0 has no logarithm
 NORMAL = 1.4826  # of the median absolute deviation of a normal distribution
 

@@ -58,9 +58,8 @@ class Documents:
     key_place: Tensor | None  # Int64[Tensor, "B*T"]
     key_real: Tensor | None  # Bool[Tensor, "B*T"]; None where each token is some document's key
     width: int  # keys of a row, T
-    cumulative: Tensor | None = (
-        None  # Int32[Tensor, "runs+1"]: where each run of the flat batch begins, and the end
-    )
+    # Int32[Tensor, "runs+1"]: where each run of the flat batch begins, and the end
+    cumulative: Tensor | None = None
     longest: int = 0  # tokens of the longest run
 
     @property

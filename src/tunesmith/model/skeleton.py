@@ -124,7 +124,7 @@ def _head(lm: Any) -> Any:
     """The output head, where the model tells."""
     try:
         return lm.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # so transformers says that a model keeps it to itself
         return None
 
 

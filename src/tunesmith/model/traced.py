@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten
 from transformers import AutoModelForCausalLM, masking_utils
 
+from tunesmith.data.cache import code_hash
 from tunesmith.folder import cache_root, write_atomically
 from tunesmith.model.facts import Asked, Bytes, Kept
 from tunesmith.model.forward import decoder_layers
@@ -37,9 +38,8 @@ class Traced:
     def __init__(self, config: Any, remote_code: bool) -> None:
         self.config, self.remote_code = config, remote_code
         self.models: dict[str, tuple[Any, FakeTensorMode]] = {}
-        self.file = (
-            None if remote_code else _place(config)
-        )  # code of the model's own may change under its config
+        # code of the model's own may change under its config
+        self.file = None if remote_code else _place(config)
         self.answers: dict[Asked, Kept | None] = _read(self.file)
 
     def __call__(self, asked: Asked) -> Kept | None:
@@ -87,8 +87,8 @@ class Traced:
 
 def _place(config: Any) -> Path | None:
     """Where the answers for a config lie: of these libraries and of this room's very code."""
-    code = [path.read_text("utf-8") for path in sorted(Path(__file__).parent.glob("*.py"))]
-    told = (str(config), torch.__version__, transformers.__version__, code)  # a config's words are its JSON
+    # a config's words are its JSON
+    told = (str(config), torch.__version__, transformers.__version__, code_hash("model"))
     try:
         return cache_root() / "traced" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.json"
     except RuntimeError:  # no home directory

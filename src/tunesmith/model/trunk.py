@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from tunesmith.data.cache import code_hash
 from tunesmith.kernels.documents import group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.tables import HeldEmbedding
@@ -162,7 +161,7 @@ def digest(lm: Any, depth: int) -> str:
     import transformers
 
     config = {key: value for key, value in lm.config.to_dict().items() if not key.startswith("_")}
-    parts = [repr(sorted(config.items())), str(depth), _code_version()]
+    parts = [repr(sorted(config.items())), str(depth), code_hash("model", "kernels")]
     parts += [torch.__version__, transformers.__version__]
     with ThreadPoolExecutor(max_workers=8) as pool:
         parts += pool.map(_hash, [tensor for _, tensor in _tensors(lm, depth)])
@@ -193,16 +192,6 @@ def _tensors(lm: Any, depth: int) -> list[tuple[str, Tensor]]:
                 scales = state.as_dict(packed=True)
                 found += [(f"{name}.{inner}.{key}", value) for key, value in scales.items()]
     return found
-
-
-@cache
-def _code_version() -> str:
-    """A digest of the code that computes states."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*here.glob("*.py"), *(here.parent / "kernels").glob("*.py")]):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def let_go(lm: Any, depth: int) -> list[str]:

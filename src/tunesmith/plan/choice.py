@@ -44,9 +44,8 @@ class RunShape:
     step_tokens: int
     longest: int
     rows: int = 0  # 0: unknown
-    once: int | None = (
-        0  # tokens of all rows to train on, each counted once; 0: unknown, None: streams have no end
-    )
+    # tokens of all rows to train on, each counted once; 0: unknown, None: streams have no end
+    once: int | None = 0
     held_out: int | None = None  # tokens of the rows held out; None: unknown
 
 

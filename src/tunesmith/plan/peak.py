@@ -18,9 +18,8 @@ class Memory:
     context_bytes: int
     allocated_error_share: float | None = None
     held_against: int = 0  # measurements that the stated error comes from
-    host_bytes: int = (
-        0  # of the main memory beside a card: activations, paged moments, a checkpoint being written
-    )
+    # of the main memory beside a card: activations, paged moments, a checkpoint being written
+    host_bytes: int = 0
 
     @property
     def peak_bytes(self) -> int:

@@ -35,9 +35,8 @@ class TrunkPlan:
     fill_seconds: float | None = None
     saved_seconds: float | None = None
     saved_share: float | None = None
-    let_go: bool = (
-        False  # the weights are not held meanwhile: where loading them again needs less than holding them
-    )
+    # the weights are not held meanwhile: where loading them again needs less than holding them
+    let_go: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Part of plan.json."""

@@ -1,4 +1,4 @@
-"""Every rule that looks at one row by itself; each tells of a row once, with the first place it found.
+"""Every rule that looks at one row by itself; each tells of a row once.
 
 finders() is the table: name -> finder of Marks in a piece of text. Which of them say anything is decided at
 the end, where a rule depends on the rest: a set of one-letter answers has no short ones, verses miss no full stop.

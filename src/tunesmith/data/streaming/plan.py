@@ -89,7 +89,7 @@ class StreamPlan:
         self._told: Told = lambda ledger: None
         self._visit: Callable[[str], object] = lambda point: None
         self._ledger: Ledger | None = None
-        self._ended: str | None = None
+        self._ended: int | None = None  # number of the stream that ended
         self._lay_head(read_log(folder / LOG))
 
     def __len__(self) -> int:
@@ -145,16 +145,9 @@ class StreamPlan:
         if not self._live.windows:
             none = tuple(0 for _ in self.lanes)
             return Before(0, none, tuple(0.0 for _ in self.lanes), CutterState(), self._copies())
-        last = self._live.windows[-1]
-        rows = self._live._rows(last.number)
-        owners = parted(rows)[0]
-        samples = np.array(last.before.samples) + np.bincount(owners, minlength=len(self.lanes))
-        lengths = self._live.measure(rows)[0]
-        given = np.array(last.before.given) + np.bincount(owners, lengths, minlength=len(self.lanes))
-        return Before(
-            last.before.rows + len(rows), tuple(samples.tolist()), tuple(given.tolist()),
-            self._live.cutter.state, self._copies(),
-        )  # fmt: skip
+        rows, samples, given = self._live.given()
+        state = self._live.cutter.state
+        return Before(rows, tuple(samples.tolist()), tuple(given.tolist()), state, self._copies())
 
     def _copies(self) -> dict[int, Account]:
         return {number: account.copy() for number, account in self._accounts.items()}
@@ -165,15 +158,15 @@ class StreamPlan:
         starts = self._live.windows[-1].stops if self._live.windows else tuple((0, 0) for _ in self.lanes)
         leading = self._streams[self._leading]
         stop, given, more = leading.window_behind(starts[self._leading], before.given[self._leading], waiting)
-        stops, ended = list(starts), None if more else leading
+        stops, ended = list(starts), None if more else self._leading
         stops[self._leading] = stop
         for number, lane in enumerate(self.lanes):
             if number != self._leading:
                 due = given * self._shares[number] / self._shares[self._leading]
                 stops[number], _, more = lane.advance(starts[number], before.given[number], due, waiting)
-                ended = ended if more or ended else self._streams[number]
+                ended = ended if more or ended is not None else number
         if ended is not None:
-            self._ended = ended.feed.source.path
+            self._ended = ended
             self._live.is_over = True
         if stops != list(starts):
             self._count(starts, stops)
@@ -250,11 +243,8 @@ class StreamPlan:
         """Why no step follows this one, where more were asked for."""
         if self._ended is None or step >= self._steps:
             return None
-        rows = self._accounts[self._number_of(self._ended)].rows_in
-        return f"the stream {self._ended} ended after {rows} rows: step {step} of {self._steps} was the last"
-
-    def _number_of(self, path: str) -> int:
-        return next(number for number, lane in self._streams.items() if lane.feed.source.path == path)
+        path, rows = self._streams[self._ended].feed.source.path, self._accounts[self._ended].rows_in
+        return f"the stream {path} ended after {rows} rows: step {step} of {self._steps} was the last"
 
     def _kept_windows(self) -> list[Window]:
         head = [window for window in self._head.windows if window.number < self._live.windows[0].number]

@@ -173,15 +173,21 @@ class Stretch:
         place = step - self.cutter.first
         row = self.begin(place) if place < len(self.cutter.cuts) else self.cutter.cuts[-1]
         at = min(int(np.searchsorted(self._ends, row, side="left")), len(self.windows) - 1)
-        window = self.windows[at]
-        rows = self._rows(window.number)[: row - window.before.rows]
-        owners = parted(rows)[0]
-        count = len(self.lanes)
-        samples = np.array(window.before.samples) + np.bincount(owners, minlength=count)
-        lengths = self.measure(rows)[0]
-        tokens = np.array(window.before.given) + np.bincount(owners, lengths, minlength=count)
+        samples, tokens = self._given_by(self.windows[at], row)
         after = self.windows[at + 1].before.accounts if at + 1 < len(self.windows) else None
         return samples, tokens, after
+
+    def given(self) -> tuple[int, ndarray, ndarray]:
+        """(rows, samples of each source, tokens of each source) up to the end of the last window."""
+        return self._ends[-1], *self._given_by(self.windows[-1], self._ends[-1])
+
+    def _given_by(self, window: Window, row: int) -> tuple[ndarray, ndarray]:
+        """Of each source (samples, tokens) before a row of a window."""
+        rows = self._rows(window.number)[: row - window.before.rows]
+        owners, count = parted(rows)[0], len(self.lanes)
+        samples = np.array(window.before.samples) + np.bincount(owners, minlength=count)
+        lengths = self.measure(rows)[0]
+        return samples, np.array(window.before.given) + np.bincount(owners, lengths, minlength=count)
 
 
 def read_log(path: Path) -> list[Window]:
