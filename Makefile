@@ -64,7 +64,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -p no:cacheprovider tests/test_sizes.py tests/test_imports.py
+	$(BIN)/python -m pytest -p no:cacheprovider tests/test_sizes.py tests/test_imports.py tests/test_readme.py
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix

@@ -99,15 +99,11 @@ def _gsm8k(rng: np.random.Generator, count: int) -> list:
 
 
 def _few_shot(rng: np.random.Generator, count: int) -> list:
-    """Three solved problems, the same for all, before each question; its bare result alone is learnt."""
-    shots = _gsm8k(rng, 3)
+    """Four solved problems, the same for all, before each question; its answer, about a tenth, is learnt."""
+    shots = _gsm8k(rng, 4)
     before = "\n\n".join(f"Question: {q['content']}\nAnswer: {a['content']}" for q, a in shots)
     return [
-        [
-            _turn("user", f"{before}\n\nQuestion: {q['content']}"),
-            _turn("assistant", a["content"].rsplit("#### ")[-1]),
-        ]
-        for q, a in _gsm8k(rng, count)
+        [_turn("user", f"{before}\n\nQuestion: {q['content']}"), answer] for q, answer in _gsm8k(rng, count)
     ]
 
 
@@ -160,7 +156,7 @@ _real: dict[str, Callable[[np.random.Generator, int], list]] = {
     "short": _alpaca, "gsm8k": _gsm8k, "prompt": _few_shot, "multi": _dialogues, "expanded": _expanded(_dialogues),
 }  # fmt: skip
 _made_up: dict[str, Callable[[np.random.Generator, int], list]] = {
-    "short": _made(20, 45), "gsm8k": _made(30, 60), "prompt": _made(300, 4), "multi": _made(30, 50, 4),
+    "short": _made(20, 45), "gsm8k": _made(30, 60), "prompt": _made(300, 30), "multi": _made(30, 50, 4),
     "expanded": _expanded(_made(30, 50, 4)),
 }  # fmt: skip
 
