@@ -200,7 +200,9 @@ def check_prompt(messages: Sequence[Message], key: str) -> None:
     for i, message in enumerate(messages):
         due = _due(before)
         if message.role not in due:
-            raise Unfit("roles_out_of_order", f"{key}[{i}] is a {message.role} turn where {due[-1]} is due")
+            raise Unfit(
+                "roles_out_of_order", f"{key}[{i}] has the role {message.role} where {due[-1]} is due"
+            )
         before = message
 
 

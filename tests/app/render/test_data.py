@@ -12,7 +12,7 @@ LENGTHS = {
     "unit": "tokens", "count": 3, "total": 90, "mean": 30.0, "min": 8, "median": 30, "p95": 52, "max": 52,
     "histogram": [{"from": 8, "to": 15, "count": 1}, {"from": 32, "to": 63, "count": 2}],
 }  # fmt: skip
-FILE = {"path": "a/x.jsonl", "use": "train", "format": "messages", "why": "", "rows": 4, "bad_rows": 1}
+FILE = {"path": "a/x.jsonl", "use": "train", "format": "messages", "why": "", "rows": 4, "bad_rows": 0}
 FINDING = {
     "rule": "broken_json", "severity": "error", "count": 1, "fix": "mend it",
     "examples": [{"where": "a/x.jsonl:2", "what": "Expecting value"}],
@@ -51,6 +51,12 @@ def test_good_data_says_so_in_a_line() -> None:
     assert check.words(report()) == "4 rows in 1 file, all readable"
     warned = report({**FINDING, "severity": "warning"})
     assert check.words(warned) == "4 rows in 1 file, all readable; 1 thing to look at"
+
+
+def test_bad_rows_that_a_run_leaves_out_are_not_called_readable() -> None:
+    found = report()
+    found["files"] = [{**FILE, "bad_rows": 3}]
+    assert check.words(found) == "4 rows in 1 file, 3 bad ones left out"
 
 
 def test_fates_nobody_met_are_left_out_of_the_ledger() -> None:

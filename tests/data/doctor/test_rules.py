@@ -138,13 +138,13 @@ def test_suspected_typos(text: str, right: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "A long answer that goes on and on, and which has a good deal to say about it all, and then the",
-        "这是一个很长的回答，讲了很多很多的内容，还有不少的例子和说明，可是最后没有讲完，因为",
+        "Shipping is calculated by weight and",
+        "运费按重量计算，因为",
         "Here it is:\n```python\nx = 1",
     ],
 )
 def test_answers_that_are_surely_cut_off(text: str) -> None:
-    found = cut_off(text + "" if len(text) > 100 or "`" in text else text[:-1] + "，" + text)
+    found = cut_off(text)
     assert found is not None
     assert found[0]
 
@@ -153,6 +153,7 @@ def test_answers_that_are_surely_cut_off(text: str) -> None:
     "text",
     [
         "Short",
+        "all of",
         "x" * 200 + ".",
         "a list:\n- one\n- two and of",
         "Buy it today! " * 12 + "#sale",

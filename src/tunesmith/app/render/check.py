@@ -99,4 +99,6 @@ def words(document: dict[str, Any]) -> str:
         said += f", {len(document['formats'])} formats"
     if not document["ok"]:
         return f"{said}; a run would stop: {base.many(bad, 'thing')} to mend"
-    return f"{said}, all readable" + (f"; {base.many(odd, 'thing')} to look at" if odd else "")
+    left_out = sum(file["bad_rows"] for file in document["files"])
+    said += f", {base.many(left_out, 'bad one')} left out" if left_out else ", all readable"
+    return said + (f"; {base.many(odd, 'thing')} to look at" if odd else "")

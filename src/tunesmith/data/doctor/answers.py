@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-LONG = 100  # characters; Chinese ones count twice
+LONG, SHORT = 100, 12  # characters; Chinese ones count twice
 _ENDS_WELL = re.compile(
     r"[.!?。！？…;；:：\"'”’」』）)\]】》>}*_`~～|%°=/\\\d\U0001f000-\U0001faff\u2600-\u27bf]$"
 )
@@ -57,10 +57,10 @@ def cut_off(text: str) -> tuple[bool, str] | None:
     if text.count("```") % 2:
         return True, "a code fence is left open"
     last = text.rsplit("\n", 1)[-1]
-    if size(text) < LONG or _FREE.search(last):
+    if _FREE.search(last):
         return None
-    if found := _OPEN_END.search(text):
+    if size(text) >= SHORT and (found := _OPEN_END.search(text)):
         return True, f"ends in {found.group()!r}"
-    if not _ENDS_WELL.search(text) and len(last) > 40:
+    if size(text) >= LONG and len(last) > 40 and not _ENDS_WELL.search(text):
         return False, "ends without a full stop"
     return None
