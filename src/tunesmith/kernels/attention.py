@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.kernels import varlen
+from tunesmith.kernels import varlen, wide_backward
 from tunesmith.kernels.documents import Documents, Group
 
 NAME = "tunesmith_packed"
@@ -128,6 +128,8 @@ def _attend(
         out = checkpoint(
             _capped, query, key, value, mask, scaling, softcap, dropout, use_reentrant=False
         )  # fmt: skip
+    elif wide_backward.pays(query, key, dropout):
+        out = wide_backward.attend(query, key, value, mask, scaling)
     else:
         out = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, dropout_p=dropout
