@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     """Lengths and ledger of a recipe's data; of a stream, of its first window."""
     from tunesmith.data.prepare import prepare as prepare_data
-    from tunesmith.data.spoken import add_budget, describe_rows
+    from tunesmith.data.spoken import describe_rows
     from tunesmith.data.stats import stats as describe
 
     tokenizer, template = words_of(recipe)
@@ -35,9 +35,7 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
 
         heads = StreamPlan(data.streams, data.train, recipe.data, 1, 1, None, recipe.seed, None)
         data = replace(data, train=heads.train_sets(data.train), ledger=heads.with_head(data.ledger))
-    found = describe(data)
-    add_budget(found["sources"])
-    return {**found, "rows": describe_rows(recipe.data)}
+    return {**describe(data, recipe.data), "rows": describe_rows(recipe.data)}
 
 
 def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dict[str, Any]:

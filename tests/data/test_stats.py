@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,10 +37,36 @@ def test_stats_name_each_source_and_add_up(tmp_path: Path) -> None:
         path.write_text("\n".join(map(json.dumps, rows)))
         paths.append(str(path))
     data = Data(train=({"path": paths[0]}, {"path": paths[1], "weight": 2}), validation=2)
-    told = stats(prepare(data, "sft", byte_tokenizer(), byte_template(), 0))
+    told = stats(prepare(data, "sft", byte_tokenizer(), byte_template(), 0), data)
     json.dumps(told)
     assert [source["path"] for source in told["sources"]] == paths
     assert [source["weight"] for source in told["sources"]] == [None, 2.0]
     assert told["lengths"]["train"]["count"] == 18
     assert told["lengths"]["validation"]["count"] == 2
     assert sum(source["tokens"] for source in told["sources"]) == told["ledger"]["splits"]["train"]["tokens"]
+
+
+# mutation tried: the mix left out of the call
+@pytest.mark.parametrize(
+    ("mix", "weights", "shares", "repeats"),
+    [
+        ({}, (None, None), (0.75, 0.25), (1, 1)),
+        ({}, (1, 3), (0.25, 0.75), (0.333, 3)),
+        ({"general_ratio": 1}, (None, None), (0.5, 0.5), (0.667, 2)),
+        ({"general_ratio": 1, "max_repeats": 1.5}, (None, None), (0.625, 0.375), (0.833, 1.5)),
+    ],
+)
+def test_the_epoch_is_what_the_mix_makes_of_it(
+    tmp_path: Path, mix: dict[str, float], weights: Any, shares: Any, repeats: Any
+) -> None:
+    sources = []
+    for count, weight, group in zip((30, 10), weights, ("domain", "general")):
+        path = tmp_path / f"{group}.jsonl"
+        path.write_text(
+            "\n".join(json.dumps({"prompt": f"{i:02}", "response": group[:6]}) for i in range(count))
+        )
+        sources.append({"path": str(path), "weight": weight, "group": group})
+    data = Data(train=sources, validation=None, mix=mix)
+    told = stats(prepare(data, "sft", byte_tokenizer(), byte_template(), 0), data)["sources"]
+    assert tuple(source["budget_share"] for source in told) == shares
+    assert tuple(source["repeats"] for source in told) == repeats

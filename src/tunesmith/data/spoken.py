@@ -61,18 +61,3 @@ def _count(
                 asked.append(len(message.content))
             elif message.role == "assistant":
                 answered.append(len(message.content))
-
-
-def add_budget(sources: list[dict[str, Any]]) -> None:
-    """What each source gives of an epoch's tokens: by its weight where any has one, else all that it holds.
-
-    `repeats` is how often its tokens are seen in that epoch.
-    """
-    total = sum(source["tokens"] for source in sources)
-    weighted = any(source["weight"] is not None for source in sources)
-    weights = [1.0 if source["weight"] is None else source["weight"] for source in sources]
-    for source, weight in zip(sources, weights):
-        share = weight / sum(weights) if weighted else source["tokens"] / max(1, total)
-        source["budget_share"] = round(share, 4)
-        source["budget_tokens"] = round(share * total)
-        source["repeats"] = round(share * total / source["tokens"], 3) if source["tokens"] else 0.0

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
+from tunesmith.data.mix import mixed, within_repeats
+
 if TYPE_CHECKING:
     from tunesmith.data.prepare import Prepared
     from tunesmith.data.samples import SampleSet
+    from tunesmith.recipe import Data
 
 
 def describe(lengths: ndarray, unit: str) -> dict[str, Any]:
@@ -59,28 +62,41 @@ def _of(sets: Sequence[SampleSet]) -> dict[str, Any]:
     return describe_counts(values, counts[values], "tokens")
 
 
-def stats(prepared: Prepared) -> dict[str, Any]:
+def stats(prepared: Prepared, data: Data) -> dict[str, Any]:
     """What `data stats` tells: lengths of the samples of each split, tokens a train source, the ledger."""
     held_out = {"validation": prepared.validation, "test": prepared.test}
     lengths = {"train": _of(prepared.train)}
     lengths |= {name: _of([part]) for name, part in held_out.items() if part is not None}
-    paths = [source.path for source in prepared.ledger.sources if source.use == "train"]
-    total = max(1, sum(part.token_count for part in prepared.train))
-    sources = [
-        {
-            "path": path,
-            "samples": len(part),
-            "tokens": part.token_count,
-            "targets": part.target_count,
-            "share": round(part.token_count / total, 4),
-            "weight": weight,
-        }
-        for path, part, weight in zip(paths, prepared.train, prepared.weights)
-    ]
     return {
         "lengths": lengths,
-        "sources": sources,
+        "sources": _sources(prepared, data),
         "ledger": prepared.ledger.to_json(),
         "longest": prepared.longest,
         "fingerprint": prepared.fingerprint,
     }
+
+
+def _sources(prepared: Prepared, data: Data) -> list[dict[str, Any]]:
+    """Of each train source: what it holds, and what it gives of an epoch's tokens as the recipe mixes them.
+
+    `repeats` is how often its tokens are seen in that epoch.
+    """
+    paths = [source.path for source in prepared.ledger.sources if source.use == "train"]
+    sizes = [part.token_count for part in prepared.train]
+    total = sum(sizes)
+    asked = mixed(sizes, prepared.weights, data.mix, [source.group for source in data.train])
+    given = within_repeats(asked, sizes, total)
+    return [
+        {
+            "path": path,
+            "samples": len(part),
+            "tokens": size,
+            "targets": part.target_count,
+            "share": round(size / max(1, total), 4),
+            "weight": weight,
+            "budget_share": round(share, 4),
+            "budget_tokens": round(share * total),
+            "repeats": round(share * total / size, 3) if size else 0.0,
+        }
+        for path, part, size, weight, share in zip(paths, prepared.train, sizes, prepared.weights, given)
+    ]
