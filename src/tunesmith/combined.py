@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import FolderError, ModelError, Problem, RecipeError, UserError
+from tunesmith.export.staging import CERTIFICATE, refuse_foreign
 from tunesmith.folder import is_run
 from tunesmith.model.adapted import is_adapter, read_adapter, sum_problem
 from tunesmith.model.run_recipe import recipe_of, trained_run
-from tunesmith.opened import Opened, base_model, tokenizer_of, trained_folder
+from tunesmith.model.trained import trained_folder
+from tunesmith.opened import Opened, base_model, tokenizer_of
+from tunesmith.readable import require_openable
 from tunesmith.recipe import Lora, Model
 
 if TYPE_CHECKING:
@@ -112,23 +115,25 @@ def _part(path: str, weight: float, name: str) -> Part:
 
 def _same_model(target: str, base: Model) -> bool:
     """Whether both are one place, or hold the same weights."""
-    from tunesmith.export.certificate import weight_hashes
-
     if base.path is None or target == base.path:
         return target == base.path
     one, other = Path(target).expanduser(), Path(base.path).expanduser()
     if not (one.is_dir() and other.is_dir()):
         return False
+    from tunesmith.export.certificate import weight_hashes
+
     return one.resolve() == other.resolve() or weight_hashes(one) == weight_hashes(other) != {}
 
 
 def open_combined(target: str, wanted: Sequence[str]) -> Combined:
     """The base with several adapters on it. Raises RecipeError, ModelError or FolderError."""
+    require_openable(target)
+    parts = parts_of(target, wanted)
     from tunesmith.data.template import ChatTemplate
     from tunesmith.plan.device import find_device
     from tunesmith.tuning.build import build
 
-    parts, device = parts_of(target, wanted), find_device()
+    device = find_device()
     precision = "bf16" if device.bf16 else "fp32"
     tokenizer = _tokenizer(parts)
     model, method = _attached(target, parts, precision), build(Lora(method="lora"))
@@ -166,16 +171,15 @@ def export_combined(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """The weighted sum as a plain model or one LoRA adapter in the folder `out`, with its certificate."""
+    destination = Path(out).expanduser()
+    refuse_foreign(destination, CERTIFICATE)
+    require_openable(target)
+    parts = parts_of(target, wanted)
     from tunesmith.data.template import ChatTemplate
-    from tunesmith.export.certificate import FILE
     from tunesmith.export.merge import Trained, export_merged
-    from tunesmith.export.staging import refuse_foreign
     from tunesmith.model.config import read_config
     from tunesmith.tuning.build import build
 
-    destination = Path(out).expanduser()
-    refuse_foreign(destination, FILE)
-    parts = parts_of(target, wanted)
     tokenizer = _tokenizer(parts)
     trained = Trained(
         open=lambda dtype: _attached(target, parts, _precision_of(dtype)),

@@ -23,6 +23,7 @@ from tunesmith.model.decoding import REPEATS, decoding_speeds
 from tunesmith.model.facts import read_facts, with_rows
 from tunesmith.model.vocabulary_file import FILE
 from tunesmith.opened import base_model, require_mergeable, tokenizer_of
+from tunesmith.readable import require_sources
 from tunesmith.recipe import Model, Vocabulary
 
 if TYPE_CHECKING:
@@ -58,15 +59,17 @@ def extend(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Write the extended model to `output`, whole or not at all; the report, which is vocabulary.json there."""
+    reporter = reporter or Silent()
+    refuse_foreign(output, FILE)
+    require_mergeable(model)
+    facts = read_facts(model)
+    require_sources(section.data)
     import torch
 
     from tunesmith.model.new_rows import add_rows
     from tunesmith.plan.device import find_device
 
-    reporter = reporter or Silent()
-    refuse_foreign(output, FILE)
-    require_mergeable(model)
-    facts, tokenizer = read_facts(model), tokenizer_of(model)
+    tokenizer = tokenizer_of(model)
     _require(facts, tokenizer, str(model.path or model.tokenizer))
     learnt = learn(section, tokenizer, reporter)
     device = find_device()

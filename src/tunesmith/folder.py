@@ -21,6 +21,8 @@ from typing import Any
 
 from tunesmith.errors import DiskFullError, FolderError
 
+RECIPES = (".yaml", ".yml")
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -146,6 +148,10 @@ class RunFolder:
                 "the output folder already exists and is not empty",
                 f"go on with it: tunesmith train {self.recipe} --resume; or choose another: output=NEW",
             )
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            what = f"cannot be created: {there} is {'not writable' if there.is_dir() else 'no folder'}"
+            raise FolderError.at(str(self.path), what, "choose a writable output= folder")
 
     def _holds_something(self) -> bool:
         """More than `create` and `lock` leave where the process is killed before a word of the run is written."""
@@ -242,9 +248,12 @@ def open_run(path: str | Path) -> RunFolder:
     """The run folder at `path`, which must hold a recipe.yaml."""
     folder = RunFolder(Path(path))
     if not folder.recipe.is_file():
-        raise FolderError.at(
-            str(path), "is not a run folder (no recipe.yaml in it)", "see: tunesmith runs list"
-        )
+        what, fix = "is not a run folder (no recipe.yaml in it)", "see: tunesmith runs list"
+        if folder.path.suffix in RECIPES and folder.path.is_file():
+            what, fix = "is a recipe, not the run folder it led to", "give the folder that its output: names"
+        elif (folder.path / "config.json").is_file():
+            what, fix = "is a model folder, not a run folder", f"{fix}; a run folder holds recipe.yaml"
+        raise FolderError.at(str(path), what, fix)
     return folder
 
 

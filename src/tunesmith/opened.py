@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.errors import FolderError, RecipeError
+from tunesmith.evaluation.tasks import read_tasks
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, read_json
 from tunesmith.model.adapted import PROMPTS, has_tokenizer, is_adapter, read_adapter
 from tunesmith.model.config import read_config
 from tunesmith.model.run_recipe import recipe_of, trained_run
+from tunesmith.model.trained import trained_folder
+from tunesmith.readable import require_openable
 from tunesmith.recipe import Lora, Model, Prompt, PTuningV2, Recipe, Task, Tuning
 
 if TYPE_CHECKING:
@@ -58,6 +61,7 @@ class Opened:
 
 def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened:
     """A run folder (its trained model), a model folder or a hub id. Raises ModelError or FolderError."""
+    require_openable(target)
     from tunesmith.data.template import ChatTemplate
     from tunesmith.plan.device import find_device
     from tunesmith.tuning.build import build
@@ -105,25 +109,17 @@ def _attached(
     return build(recipe.tuning).attach(base, adapter).eval()
 
 
-def trained_folder(folder: RunFolder) -> Path:
-    """Where a run keeps what it trained."""
-    for path in (folder.model, folder.adapter):
-        if path.is_dir():
-            return path
-    fix = f"finish it first: tunesmith train {folder.whole.recipe} --resume"
-    raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)
-
-
 def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
     """The tokenizer of a model section; a run keeps its own beside what it trained."""
+    if model.tokenizer is None and model.path is not None and is_run(model.path):
+        model = Model(path=str(trained_folder(trained_run(model.path))))
+    elif model.tokenizer is None and is_adapter(model.path):
+        adapter = read_adapter(model)
+        if not has_tokenizer(adapter.folder):
+            return tokenizer_of(adapter.base)
+        model = Model(path=str(adapter.folder), trust_remote_code=model.trust_remote_code)
     from tunesmith.model.load import load_tokenizer
 
-    if model.tokenizer is None and model.path is not None and is_run(model.path):
-        return load_tokenizer(Model(path=str(trained_folder(trained_run(model.path)))))
-    if model.tokenizer is None and is_adapter(model.path):
-        adapter = read_adapter(model)
-        own = Model(path=str(adapter.folder), trust_remote_code=model.trust_remote_code)
-        return load_tokenizer(own) if has_tokenizer(adapter.folder) else tokenizer_of(adapter.base)
     return load_tokenizer(model)
 
 
@@ -234,15 +230,17 @@ def evaluate(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Score a model on tasks and probes (a run: its own), against a baseline if named: the JSON of `eval`."""
-    from tunesmith.evaluation.evaluate import evaluate as measure
-    from tunesmith.evaluation.forgetting import compare
-
     recipe = recipe_of(trained_run(target)) if is_run(target) else None
     chosen = tuple(tasks) if tasks is not None else recipe.tasks if recipe else ()
     asked = tuple(probes) if probes is not None else recipe.evaluation.probes if recipe else ()
     if recipe is None and not chosen and not asked:
         read_config(Model(path=str(target)))  # whose absence is the nearer fault
         raise RecipeError.at("--tasks", "nothing says what to score", f"{target} is no run: --tasks FILE")
+    for name in (target, *([baseline] if baseline else [])):
+        require_openable(name)
+    read_tasks(chosen)  # a fault in a task file is told before a model is loaded
+    from tunesmith.evaluation.evaluate import evaluate as measure
+    from tunesmith.evaluation.forgetting import compare
 
     def scores(name: str | Path, kept: Path | None) -> Evaluated:
         opened = open_model(name)
@@ -296,11 +294,13 @@ def export(
     recipe = recipe_of(folder := trained_run(target))
     if form == "merged":
         require_mergeable(Model(path=str(target)))
+    require_openable(target)
+    chosen, trained = _choose_base(recipe, form, onto), trained_folder(folder)
     from tunesmith.export.adapter import export_adapter
     from tunesmith.export.merge import export_merged
     from tunesmith.plan.device import find_device
 
-    chosen, trained, device = _choose_base(recipe, form, onto), trained_folder(folder), find_device()
+    device = find_device()
     plainly = recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": "auto"})})
 
     def attached(adapter: Path, precision: str, onto: Onto = "own tables") -> Any:

@@ -27,6 +27,7 @@ from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, write_atomically, write_json, write_lines
 from tunesmith.looking import check, clean, show, stats, words_of
 from tunesmith.opened import Opened, answer, evaluate, export, open_model
+from tunesmith.readable import require_readable
 from tunesmith.recipe import Recipe, Steps, dump
 from tunesmith.resuming import (
     Change,
@@ -128,13 +129,15 @@ def prepare(
 
     reporter = reporter or Silent()
     require_suited_parts(recipe)
+    require_readable(recipe, model=ahead is None)
     if ahead is None:
         require_mergeable(recipe.model)
     tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
-    tokenizer, template = ahead.words(recipe) if ahead else words_of(recipe)
-    recipe = _with_vocabulary(recipe, len(tokenizer))
     facts, device = ahead.facts if ahead else read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
+    tokenizer, template = ahead.words(recipe) if ahead else words_of(recipe)
+    recipe = _with_vocabulary(recipe, len(tokenizer))
+    facts = facts if recipe.model.from_config is None else read_facts(recipe.model)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
     data, steps = _laid_out(recipe, data, kept)
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
 from tunesmith.app.staging import laid_out
-from tunesmith.app.verbs import Json, Overrides, RecipeFile
+from tunesmith.app.verbs import Json, Overrides, RecipeFile, Whole
 
 StageFile = Annotated[
     str, Parameter(name="RECIPE", help="Recipe file (YAML); RECIPE#NAME: one of its stages.")
@@ -124,7 +124,7 @@ def lr_find(
     recipe: StageFile,
     /,
     *overrides: Overrides,
-    steps: Annotated[int, Parameter(name="--steps", help="Steps of the test, one rate each.")] = 60,
+    steps: Annotated[Whole, Parameter(name="--steps", help="Steps of the test, one rate each.")] = 60,
     low: Annotated[
         float | None, Parameter(name="--from", help="First rate; null: a hundredth of the usual.")
     ] = None,
@@ -163,7 +163,7 @@ def sweep(
         str, Parameter(name="KEY=A,B,C", help="Keys and the values to try; key=LOW..HIGH with --random.")
     ],
     drawn: Annotated[
-        int | None, Parameter(name="--random", help="So many combinations, drawn by the recipe's seed.")
+        Whole | None, Parameter(name="--random", help="So many combinations, drawn by the recipe's seed.")
     ] = None,
     output: Annotated[
         str | None, Parameter(name="--output", help="Folder of the sweep; the recipe's output and -sweep.")

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, Overrides
+from tunesmith.app.verbs import Json, Overrides, Whole
 from tunesmith.errors import UserError
 from tunesmith.events import Reporter
 from tunesmith.folder import write_json
@@ -28,7 +28,7 @@ def bench(
             name="--memory", help="Hold the memory forecast against a matrix of models.", show_default=False
         ),
     ] = False,
-    steps: Annotated[int, Parameter(name="--steps", help="Steps that are timed.")] = 5,
+    steps: Annotated[Whole, Parameter(name="--steps", help="Steps that are timed.")] = 5,
     out: Annotated[
         str | None, Parameter(name="--out", help="Write the document to this new file, too.")
     ] = None,
@@ -71,7 +71,6 @@ def _speed(recipe: str | None, overrides: tuple[str, ...], steps: int, reporter:
     """The recipe's document; without one, the demo's recipe on the bundled model."""
     from tunesmith import run
     from tunesmith.app.stage import write_recipe
-    from tunesmith.bench.speed import bench_speed
     from tunesmith.recipe import load
 
     file = recipe
@@ -84,4 +83,6 @@ def _speed(recipe: str | None, overrides: tuple[str, ...], steps: int, reporter:
     # what a step takes that computes every layer
     compute = chosen.compute.model_copy(update={"trunk_cache": "off"})
     work = run.prepare(chosen.model_copy(update={"compute": compute}), reporter)
+    from tunesmith.bench.speed import bench_speed
+
     return {"recipe": file or "bundled", **bench_speed(work, steps, reporter)}

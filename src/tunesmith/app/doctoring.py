@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, OptionalModel
+from tunesmith.app.verbs import Json, OptionalModel, Whole
 from tunesmith.errors import UserError
 
 Files = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder, or data files.")]
@@ -26,7 +26,7 @@ def data_check(
     *words: Words,
     model: OptionalModel = None,
     rules: RuleFiles = None,
-    examples: Annotated[int, Parameter(name="--examples", help="Examples of each finding.")] = 5,
+    examples: Annotated[Whole, Parameter(name="--examples", help="Examples of each finding.")] = 5,
     model_score: Annotated[
         bool,
         Parameter(

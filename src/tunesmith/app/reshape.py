@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json
+from tunesmith.app.verbs import Json, Whole
 from tunesmith.errors import UserError
 from tunesmith.recipe import DataFormat, Source
 
@@ -25,7 +25,7 @@ Columns = Annotated[
         name="--column", help="A column's name in FILE, such as prompt=question; may be given several times."
     ),
 ]
-Seed = Annotated[int, Parameter(name="--seed", help="Of every random choice.")]
+Seed = Annotated[Whole, Parameter(name="--seed", help="Of every random choice.")]
 DropBad = Annotated[
     bool, Parameter(name="--drop-bad", help="Leave unreadable rows out, counted.", show_default=False)
 ]
@@ -132,7 +132,7 @@ Kind = Annotated[
     ),
 ]
 Number = Annotated[
-    int | None,
+    Whole | None,
     Parameter(name="--number", help="How many; unless given 100 rows, 10 probes, 50 choices, 30 open."),
 ]
 Random = Annotated[
@@ -211,7 +211,7 @@ def data_augment(
     /,
     *,
     out: Out,
-    per_row: Annotated[int, Parameter(name="--per-row", help="New rows from each row.")] = 1,
+    per_row: Annotated[Whole, Parameter(name="--per-row", help="New rows from each row.")] = 1,
     operation: Annotated[
         list[Literal["synonyms", "insert", "delete", "swap", "sentences"]] | None,
         Parameter(name="--operation", help="Only this way of changing; may be given several times."),

@@ -96,7 +96,11 @@ def summary(folder: RunFolder) -> Document:
 
 
 def list_runs(root: str) -> Document:
-    """All runs under `root`, newest first."""
+    """All runs under `root`, newest first. Raises FolderError where that is a file."""
+    if Path(root).is_file():
+        raise FolderError.at(
+            root, "is a file, not a folder of runs", "give the folder that holds run folders"
+        )
     return {"folder": root, "runs": [summary(folder) for folder in find_runs(Path(root))]}
 
 

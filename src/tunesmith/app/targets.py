@@ -14,11 +14,10 @@ from tunesmith import recipe as recipes
 from tunesmith.data.files import KNOWN, PACKED
 from tunesmith.data.gather import objective_of
 from tunesmith.errors import Problem, RecipeError
-from tunesmith.folder import is_run, open_run
+from tunesmith.folder import RECIPES, is_run, open_run
 from tunesmith.recipe import Recipe, Task
 from tunesmith.recipe.probes import read_probes
 
-RECIPES = (".yaml", ".yml")
 NO_MODEL = "."
 """Stands where a model would, in a recipe made for a data file alone."""
 
@@ -107,7 +106,8 @@ def probes_of(name: str | None) -> tuple[str, ...] | None:
     try:
         return read_probes(name)
     except ValueError as error:
-        raise RecipeError.at("--probes", str(error), 'write it as a list: - "question"') from None
+        fix = 'give a YAML file that lists them: - "question"'
+        raise RecipeError.at("--probes", str(error), fix) from None
 
 
 def _own_tasks(target: str) -> tuple[Task, ...]:
@@ -120,7 +120,11 @@ def _tasks(word: str, known: dict[str, Task], problems: list[Problem]) -> Iterat
     if word in known:
         yield known[word]
     elif path.suffix.lower() in RECIPES:
-        yield from recipes.load(path).tasks
+        tasks = recipes.load(path).tasks
+        if not tasks:
+            fix = "give a recipe with evaluation.tasks, or a file of items"
+            problems.append(Problem(f"--tasks {word}", "is a recipe without tasks", fix))
+        yield from tasks
     elif path.is_file():
         yield Task(name=_name(path), kind=_kind(path), path=word)
     else:

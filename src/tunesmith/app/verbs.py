@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 from tunesmith.app.answer import Answer, Document, document_of
 from tunesmith.app.progress import reporting
 from tunesmith.errors import RecipeError, UserError
 
+
+def _whole(_: Any, tokens: Sequence[Token]) -> int:
+    """1.5 is no number of steps: cyclopts alone would round it."""
+    try:
+        return int(tokens[0].value)
+    except ValueError:
+        raise ValueError(f"{tokens[0].value!r:.40} is no whole number") from None
+
+
+Whole = Annotated[int, Parameter(converter=_whole)]
 Json = Annotated[
     bool,
     Parameter(
@@ -87,7 +98,7 @@ def data_show(
     /,
     *overrides: Overrides,
     model: ModelName = None,
-    rows: Annotated[int, Parameter(name="--rows", help="How many rows, from the first.")] = 3,
+    rows: Annotated[Whole, Parameter(name="--rows", help="How many rows, from the first.")] = 3,
     json: Json = False,
 ) -> Answer:
     """The label X-ray: each token learnt, given or cut."""
@@ -133,7 +144,7 @@ def train(
         ),
     ] = False,
     stop_after: Annotated[
-        int | None, Parameter(name="--stop-after", help="Save after N steps and exit 130, resumable.")
+        Whole | None, Parameter(name="--stop-after", help="Save after N steps and exit 130, resumable.")
     ] = None,
     json: Json = False,
 ) -> Answer:
@@ -207,7 +218,7 @@ def chat(
     tools: Annotated[
         str | None, Parameter(name="--tools", help="A JSON file: a list of OpenAI's tool schemas.")
     ] = None,
-    max_new_tokens: Annotated[int, Parameter(name="--max-new-tokens", help="Longest answer.")] = 256,
+    max_new_tokens: Annotated[Whole, Parameter(name="--max-new-tokens", help="Longest answer.")] = 256,
     adapter: Adapters = None,
     json: Json = False,
 ) -> Answer | int:
@@ -223,6 +234,8 @@ def chat(
 
     if json and prompt is None:
         raise UserError.at("--json", "needs a question", "add --prompt TEXT")
+    if prompt is not None and not prompt.strip():
+        raise UserError.at("--prompt", "is empty", "ask something, or leave --prompt out to talk")
     terms = Terms(target, max_new_tokens, adapter or (), system, tools_in(tools) if tools else ())
     if prompt is None:
         return talk(terms)

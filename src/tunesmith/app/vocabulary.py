@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json
+from tunesmith.app.verbs import Json, Whole
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe import Vocabulary
 
@@ -28,18 +28,18 @@ def vocab(
     tokens: Annotated[
         str, Parameter(name="--tokens", help="How many new tokens; auto stops where more would save little.")
     ] = "auto",
-    most: Annotated[int, Parameter(name="--most", help="auto never adds more.")] = 8192,
+    most: Annotated[Whole, Parameter(name="--most", help="auto never adds more.")] = 8192,
     min_gain: Annotated[
         float, Parameter(name="--min-gain", help="Share of tokens a thousand more new ones must save.")
     ] = 0.01,
     min_count: Annotated[
-        int, Parameter(name="--min-count", help="How often a token must stand in the text.")
+        Whole, Parameter(name="--min-count", help="How often a token must stand in the text.")
     ] = 20,
     init: Annotated[
         Literal["mean", "random"],
         Parameter(name="--init", help="New rows: mean of the tokens they replace, or random."),
     ] = "mean",
-    seed: Annotated[int, Parameter(name="--seed", help="Of random rows.")] = 0,
+    seed: Annotated[Whole, Parameter(name="--seed", help="Of random rows.")] = 0,
     json: Json = False,
 ) -> Answer:
     """Add tokens to a model: fewer tokens for the same text, so faster answers.

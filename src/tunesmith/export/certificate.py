@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tunesmith.data.records import Message
 from tunesmith.errors import CertificateError, Problem
+from tunesmith.export.staging import CERTIFICATE
 from tunesmith.folder import RunFolder, is_run, write_json
 from tunesmith.model.generate import context_length, last_logits, ready_to_answer
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["fp32", "bf16"]
 
-FILE = "certificate.json"
+FILE = CERTIFICATE
 LARGEST_SHARE = 1e-4
 LARGEST_KL_RATIO = 2.0
 POSITIONS = 16  # the last ones of each probe: what follows them is what a user would see

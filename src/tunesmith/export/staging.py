@@ -16,6 +16,8 @@ from pathlib import Path
 from tunesmith.errors import DiskFullError, FolderError
 from tunesmith.folder import flush_to_disk, let_read
 
+CERTIFICATE = "certificate.json"
+"""Every export holds one."""
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
 _HERE = -100  # AT_FDCWD
 

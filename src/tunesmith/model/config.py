@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from tunesmith import hub
 from tunesmith.errors import ModelError
-from tunesmith.folder import RunFolder, is_run
+from tunesmith.folder import RECIPES, RunFolder, is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
 from tunesmith.model.run_recipe import recipe_of
 from tunesmith.model.whole import require_whole
@@ -56,9 +56,10 @@ def read_config(model: Model, _runs: int = 0) -> FoundConfig:
     if path.is_dir():
         return _of_folder(path, model.path)
     if path.is_file():
-        raise ModelError.at(
-            model.path, "is a file, not a model folder", "give the folder that holds config.json"
-        )
+        what, fix = "is a file, not a model folder", "give the folder that holds config.json"
+        if path.suffix in RECIPES:
+            what, fix = "is a recipe, not a model or a run", "give the run folder that its output: names"
+        raise ModelError.at(model.path, what, fix)
     if not _HUB_ID.match(model.path) or ".." in model.path or model.path.startswith((".", "/", "~")):
         raise ModelError.at(
             model.path,

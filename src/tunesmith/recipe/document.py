@@ -155,18 +155,42 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        what, fix = f"cannot be read: {error.strerror}", "give the path of a recipe file"
-        if (path / "recipe.yaml").is_file():
-            what, fix = "is a folder with a recipe in it", f"give {path / 'recipe.yaml'}"
-        raise RecipeError.at(str(path), what, fix) from error
+        what, fix = _no_recipe(path)
+        raise RecipeError.at(str(path), what or f"cannot be read: {error.strerror}", fix) from error
     except UnicodeDecodeError as error:
-        raise RecipeError.at(str(path), "is not UTF-8 text", "save the recipe as UTF-8") from error
+        what, fix = _no_recipe(path)
+        raise RecipeError.at(str(path), what or "is not UTF-8 text", fix) from error
+    what, fix = _no_recipe(path)
+    if what:
+        raise RecipeError.at(str(path), what, fix)
     values = parse_yaml(text, str(path))
     if not isinstance(values, dict):
         raise RecipeError.at(
             str(path), "is not a recipe: a mapping of keys is needed", "see the README for one"
         )
     return parse(values, where=str(path), overrides=overrides)
+
+
+DATA_FILES = frozenset({".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst"})
+
+
+def _no_recipe(path: Path) -> tuple[str, str]:
+    """What somebody gave in place of a recipe ("" where that cannot be told), and what to do about it."""
+    folder = str(path).rstrip("/")
+    if path.suffix.lower() in DATA_FILES:
+        return "is a data file, not a recipe", f"have one written: tunesmith init --model MODEL --data {path}"
+    if not path.is_dir():
+        if "=" in path.name and not path.exists():
+            return "is no file", "the recipe comes first, then the keys: tunesmith train RECIPE optim.lr=2e-4"
+        return "", "give the path of a recipe file, as UTF-8 text"
+    if (path / "recipe.yaml").is_file():
+        return "is a folder with a recipe in it", f"give {folder}/recipe.yaml"
+    if (path / "config.json").is_file():
+        return (
+            "is a model folder, not a recipe",
+            f"have one written: tunesmith init --model {folder} --data FILE",
+        )
+    return "is a folder, not a recipe", "give the path of a recipe file"
 
 
 def _apply(values: dict[str, Any], override: str) -> Problem | None:

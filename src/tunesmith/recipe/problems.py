@@ -70,10 +70,11 @@ class _Words:
                 )
             case "union_tag_not_found":
                 return Problem(f"{place}.method", "is missing", f"one of: {', '.join(sorted(self.tags))}")
-            case "model_type" | "dict_type" if keys and loc[-1] in self.sections:
-                inner = self.sections[loc[-1]].model_fields
-                first = next((name for name, field in inner.items() if field.is_required()), "")
-                such = f"such as {keys[-1]}: {{{first}: ...}}; " if first else ""
+            case "model_type" | "dict_type" if keys and (name := _name(loc)) in self.sections:
+                inner = self.sections[name].model_fields
+                first = next((key for key, field in inner.items() if field.is_required()), "")
+                item = "-" if loc[-1].isdigit() else f"{name}:"
+                such = f"such as {item} {{{first}: ...}}; " if first else ""
                 what = f"has keys of its own, got {detail['input']!r:.80}"
                 return Problem(place, what, f"{such}keys there: {', '.join(sorted(inner))}")
             case "literal_error":
@@ -104,6 +105,11 @@ class _Words:
         for part in loc[:-1]:
             found = self.sections.get(part, found)
         return found
+
+
+def _name(loc: list[str]) -> str:
+    """The key that `loc` ends with; of an item of a list, the list's."""
+    return next((part for part in reversed(loc) if not part.isdigit()), "")
 
 
 def _sections(section: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:

@@ -174,7 +174,7 @@ class Data(Section):
         if value in TEMPLATES or value.endswith(".jinja"):
             return value
         near = difflib.get_close_matches(value.lower(), TEMPLATES, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near[0]}?" if near else "."
         raise ValueError(f"is no template{hint} There are {', '.join(TEMPLATES)}, and files named *.jinja")
 
     @field_validator("mix", mode="before")

@@ -89,7 +89,9 @@ def sweep(
     cells = make_cells(axes, drawn, base.seed)
     folder = SweepFolder(Path(output or f"{base.output}-sweep"))
     spec = _spec(base, cells)
-    tokens = _begin(folder, spec, resume) or _equal_tokens(base, cells, reporter)
+    began = _begin(folder, spec, resume)
+    _recipes(chosen.read, fixed, cells, folder, began)  # a fault in a value is told before anything heavy
+    tokens = began or _equal_tokens(base, cells, reporter)
     members = _members(chosen.read, fixed, cells, folder, tokens)
     write_json(folder.spec, spec | {"tokens": tokens})
     failures: dict[str, list[Problem]] = {}
@@ -165,10 +167,10 @@ def _equal_tokens(base: Recipe, cells: Sequence[Cell], reporter: Reporter) -> in
     return run.prepare(base, reporter).steps.total_tokens
 
 
-def _members(
+def _recipes(
     read: Read, fixed: Sequence[str], cells: Sequence[Cell], folder: SweepFolder, tokens: int | None
-) -> list[Member]:
-    """Every cell as a recipe, all of them valid, each in a file. RecipeError with the problems of all."""
+) -> list[tuple[Cell, Recipe]]:
+    """Every cell as a recipe, all of them valid. RecipeError with the problems of all."""
     made: list[tuple[Cell, Recipe]] = []
     problems: list[Problem] = []
     for cell in cells:
@@ -180,8 +182,15 @@ def _members(
             problems += [Problem(f"{cell.name}: {p.where}", p.what, p.fix) for p in error.problems]
     if problems:
         raise RecipeError(problems)
+    return made
+
+
+def _members(
+    read: Read, fixed: Sequence[str], cells: Sequence[Cell], folder: SweepFolder, tokens: int | None
+) -> list[Member]:
+    """Every cell as a recipe in a file."""
     members = []
-    for cell, chosen in made:
+    for cell, chosen in _recipes(read, fixed, cells, folder, tokens):
         file = folder.path / "recipes" / f"{cell.name}.yaml"
         write_atomically(file, dump(chosen))
         members.append(Member(cell, chosen, file))
