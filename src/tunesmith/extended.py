@@ -72,11 +72,10 @@ def extend(
     tokenizer = tokenizer_of(model)
     _require(facts, tokenizer, str(model.path or model.tokenizer))
     learnt = learn(section, tokenizer, reporter)
-    device = find_device()
     with staged(output, FILE) as stage:
         extended, ids = save_extended(tokenizer, learnt.tokens, stage)
         reporter.progress("adding rows", 0, 3)
-        lm: Any = base_model(model, device, _stored(model), seed)
+        lm: Any = base_model(model, find_device(), _stored(model), seed)
         old_rows = lm.get_input_embeddings().weight.shape[0]
         text = _sample(learnt, tokenizer)
         other = _copy_where_it_fits(lm)
@@ -90,9 +89,7 @@ def extend(
         reporter.progress("adding rows", 2, 3)
         lm.save_pretrained(stage)
         found = _report(section, model, tokenizer, learnt, ids)
-        found["summary"]["characters_a_second"] = {
-            name: each["characters_a_second"] for name, each in speeds.items()
-        }
+        found["summary"]["characters_a_second"] = _characters_a_second(speeds)
         found["decoding"] = {**speeds, "in_turns": other is not None, "repeats": REPEATS}
         found["tokens"] |= {"rows_before": old_rows, "rows": rows}
         found["dtype"] = str(lm.dtype).removeprefix("torch.")
@@ -140,6 +137,10 @@ def _speeds(
     """Of the model before and after; `in_turns` where there was room for both."""
     both = {"before": (old, tokenizers[0]), "after": (new, tokenizers[1])}
     return {**decoding_speeds({name: pair for name, pair in both.items() if pair[0] is not None}, text)}
+
+
+def _characters_a_second(speeds: dict[str, Any]) -> dict[str, float]:
+    return {name: each["characters_a_second"] for name, each in speeds.items()}
 
 
 def _copy_where_it_fits(lm: Any) -> Any | None:
