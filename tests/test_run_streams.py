@@ -10,7 +10,9 @@ import pytest
 
 from tests.faults.kills import differences, make, outcome, recipe
 from tunesmith import run
-from tunesmith.errors import RecipeError
+from tunesmith.data.streaming.plan import StreamPlan
+from tunesmith.engine import faults
+from tunesmith.errors import DiskFullError, RecipeError
 from tunesmith.events import read
 from tunesmith.recipe import Recipe, dump, parse
 
@@ -93,6 +95,20 @@ def test_a_stream_that_stalls_is_named(tmp_path: Path) -> None:
     assert any("while waiting for rows of" in reason and "stream.py:rows" in reason for reason in told)
 
 
+def test_a_full_disk_under_a_stream_ends_the_run_which_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make(tmp_path / "one", streaming=True)
+    monkeypatch.setenv("TUNESMITH_FAULT", "stream_window:1:enospc")
+    faults.forget_visits()
+    with pytest.raises(DiskFullError, match="no space for the rows of a stream"):
+        run.train(changed(folder, budget={"steps": 9}))
+    failed = next(e for e in read(folder / "run" / "events.jsonl") if e["kind"] == "failed")
+    assert (failed["code"], failed["problems"][0]["where"]) == ("disk_full", str(folder / "run" / "stream"))
+    monkeypatch.delenv("TUNESMITH_FAULT")
+    assert run.train(changed(folder, budget={"steps": 9}), resume=True).steps == 9
+
+
 def test_a_stream_needs_to_know_how_long_to_train(tmp_path: Path) -> None:
     folder = make(tmp_path / "one", streaming=True)
     values = {"model": "m", "data": {"train": {"path": "s.py:rows", "stream": True}, "validation": None}}
@@ -105,6 +121,12 @@ def test_a_stream_needs_to_know_how_long_to_train(tmp_path: Path) -> None:
     plan = run.plan(recipe(folder))
     assert plan["run"]["steps"] == 20
     assert plan["heads"] == [{"path": f"{folder}/stream.py:rows", "rows": 5}]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamPlan, "held_bytes", lambda self, between: between * 10**9)
+        windows = run.plan(recipe(folder))["run"]["disk_bytes"] - plan["run"]["disk_bytes"]
+    assert windows == pytest.approx(3 * 2 * 10**9, rel=1e-3), (
+        "two checkpoints and the one being written, 2 steps apart"
+    )
     page = shown(plan)
     assert "from the first 5 rows of" in page
     assert "23.1%" in page

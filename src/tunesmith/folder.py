@@ -9,9 +9,11 @@ A run in stages has stages.json and stages/01-NAME/, each a run folder by itself
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -155,7 +157,8 @@ class RunFolder:
 
     def _holds_something(self) -> bool:
         """More than `create` and `lock` leave where the process is killed before a word of the run is written."""
-        bare = [path for path in self.path.iterdir() if path.name not in (".lock", self.checkpoints.name)]
+        left = (".lock", self.checkpoints.name, self.stream.name)  # the last: what had left a pipe by then
+        bare = [path for path in self.path.iterdir() if path.name not in left]
         return bool(bare) or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
 
     def create(self) -> None:
@@ -347,6 +350,42 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON document."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+# --- what a disk refuses ------------------------------------------------------------------------------------
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
+_AGAIN = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
+
+
+def cause_of(error: BaseException) -> str | None:
+    """Why a write failed: disk full, not writable, gone, unsteady (worth another try); None: not the disk's fault."""
+    number = getattr(error, "errno", None)
+    if number is None and (found := re.search(r"os error (\d+)", str(error))):
+        number = int(found[1])  # safetensors gives text
+    causes = {"disk full": _FULL, "not writable": _REFUSED, "gone": _GONE, "unsteady": _AGAIN}
+    return next((cause for cause, numbers in causes.items() if number in numbers), None)
+
+
+@contextlib.contextmanager
+def writing(where: Path, what: str) -> Iterator[None]:
+    """Within, a disk that has no room for `what`, or fails, is an answer. Raises DiskFullError or FolderError."""
+    try:
+        yield
+    except OSError as error:
+        place, fix = str(error.filename or where), "then go on: --resume"
+        match cause_of(error):
+            case "disk full":
+                raise DiskFullError.at(
+                    str(where), f"no space for {what}", f"free some space, {fix}"
+                ) from error
+            case "unsteady":
+                told = f"cannot be read or written: {error.strerror}"
+                raise FolderError.at(place, told, f"mend the disk, {fix}") from error
+        raise
 
 
 def cache_root() -> Path:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tunesmith.data.files import files_of
 from tunesmith.data.gather import open_source
+from tunesmith.data.streaming.reading import require_kept
 from tunesmith.errors import Problem, UserError
 from tunesmith.folder import is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
@@ -21,13 +22,13 @@ from tunesmith.model.trained import trained_folder
 from tunesmith.recipe import Model, Recipe, Source
 
 
-def require_readable(recipe: Recipe, *, model: bool = True) -> None:
+def require_readable(recipe: Recipe, *, model: bool = True, kept: Path | None = None) -> None:
     """The model and every data file of a recipe. Raises the first one's kind of UserError, with all problems.
 
-    `model` is left out where the recipe's model is yet to be made.
+    `model` is left out where the recipe's model is yet to be made. `kept`: where a run keeps what leaves a pipe.
     """
     looks: list[Callable[[], object]] = [partial(require_model, recipe.model)] if model else []
-    _raise_all([*looks, *_looks_at(recipe)])
+    _raise_all([*looks, *_looks_at(recipe), partial(require_kept, recipe.data.train, kept)])
 
 
 def require_sources(sources: Iterable[Source]) -> None:

@@ -28,7 +28,7 @@ from tunesmith.folder import RunFolder, open_run, write_atomically, write_json, 
 from tunesmith.looking import check, clean, show, stats, words_of
 from tunesmith.opened import Opened, answer, evaluate, export, open_model
 from tunesmith.readable import require_readable
-from tunesmith.recipe import Recipe, Steps, dump
+from tunesmith.recipe import Recipe, Steps, dump, steps_of
 from tunesmith.resuming import (
     Change,
     as_begun,
@@ -41,6 +41,7 @@ from tunesmith.resuming import (
 from tunesmith.stages.plan import plan_as_json, plan_stages, require_room_for_all
 from tunesmith.suited import (
     require_room,
+    require_rows_for,
     require_suited_ids,
     require_suited_length,
     require_suited_model,
@@ -58,7 +59,9 @@ from tunesmith.work import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from numpy import ndarray
 
     from tunesmith.data.ledger import Ledger
     from tunesmith.data.loader import RunSteps
@@ -112,7 +115,7 @@ def prepare(
 
     device: to plan for another than the one that is here.
     ahead: what a stage will start from, while its model is yet to be trained.
-    kept: what a run that goes on has kept of its streams.
+    kept: where a run keeps its streams, and what it has of them. Without it a pipe is refused.
     """
     from tunesmith.data.cache import free_bytes as cache_room
     from tunesmith.data.doctor.tasks import leaked_items
@@ -129,7 +132,7 @@ def prepare(
 
     reporter = reporter or Silent()
     require_suited_parts(recipe)
-    require_readable(recipe, model=ahead is None)
+    require_readable(recipe, model=ahead is None, kept=kept)
     if ahead is None:
         require_mergeable(recipe.model)
     tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
@@ -139,11 +142,11 @@ def prepare(
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts = facts if recipe.model.from_config is None else read_facts(recipe.model)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
-    data, steps = _laid_out(recipe, data, kept)
+    data, steps = _laid_out(recipe, data, kept, lambda ids: require_rows_for(ids, tokenizer, facts))
     require_suited_ids(data, tokenizer, facts, virtual_tokens(recipe.tuning))
     facts = with_new_tokens(recipe, tokenizer, template, data, facts, ahead.tables if ahead else recipe.model)
     require_suited_length(recipe, len(steps))
-    shape, worst = _measured(steps, data, recipe.data.packing)
+    shape, worst = _measured(steps, data, recipe)
     summary = summarise(data, steps, template, tokenizer, leaked_items(tasks, recipe.data.train))
     plan = make_plan(
         recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst, cache_room=cache_room()
@@ -151,7 +154,9 @@ def prepare(
     return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 
-def _laid_out(recipe: Recipe, data: Prepared, kept: Path | None) -> tuple[Prepared, RunSteps]:
+def _laid_out(
+    recipe: Recipe, data: Prepared, kept: Path | None, suits: Callable[[ndarray], None]
+) -> tuple[Prepared, RunSteps]:
     """Which rows each step of the run takes, and the books that know it; of streams both begin with their heads."""
     from tunesmith.data.loader import plan_steps
     from tunesmith.data.streaming.plan import StreamPlan
@@ -167,18 +172,19 @@ def _laid_out(recipe: Recipe, data: Prepared, kept: Path | None) -> tuple[Prepar
     assert isinstance(recipe.budget, Steps)
     streamed = StreamPlan(
         data.streams, data.train, recipe.data, recipe.budget.steps, optim.batch_tokens, optim.batch_growth,
-        recipe.seed, kept,
+        recipe.seed, kept, suits,
     )  # fmt: skip
     return replace(
         data, train=streamed.train_sets(data.train), ledger=streamed.with_head(data.ledger)
     ), streamed
 
 
-def _measured(steps: RunSteps, data: Prepared, packing: bool) -> tuple[RunShape, Worst]:
+def _measured(steps: RunSteps, data: Prepared, recipe: Recipe) -> tuple[RunShape, Worst]:
     """How long the run is, and its worst micro-batch."""
     from tunesmith.plan.choice import RunShape
     from tunesmith.plan.worst import telling, worst_among
 
+    between = steps_of(recipe.checkpoint.every, len(steps)) * (recipe.checkpoint.keep + 1)
     shape = RunShape(
         steps=len(steps),
         tokens=steps.total_tokens,
@@ -188,9 +194,10 @@ def _measured(steps: RunSteps, data: Prepared, packing: bool) -> tuple[RunShape,
         rows=steps.row_count,
         once=None if data.streams is not None else steps.epoch_tokens,
         held_out=data.validation.token_count if data.validation is not None else 0,
+        kept_bytes=steps.held_bytes(between),
     )
     chosen = telling(steps.step_tokens, steps.step_targets, steps.step_longest)
-    return shape, worst_among([steps.measure(step) for step in chosen], packing)
+    return shape, worst_among([steps.measure(step) for step in chosen], recipe.data.packing)
 
 
 def _with_vocabulary(recipe: Recipe, tokens: int) -> Recipe:
@@ -249,7 +256,8 @@ def _train_one(
     folder = RunFolder(Path(recipe.output))
     if not (resume or anyway):
         folder.require_new()
-        work = _prepare_to_train(recipe, folder, reporter)
+        work = prepare(recipe, reporter, kept=folder.stream)
+        require_room(work.plan, folder)
         visit("prepared")
         folder.create()
         with folder.lock():
@@ -263,7 +271,8 @@ def _train_one(
                     str(folder.path), done["status"], done["training"]["steps"], str(folder.report)
                 )
             folder.reopen()
-        work = _prepare_to_train(recipe, folder, reporter, folder.stream)
+        work = prepare(recipe, reporter, kept=folder.stream)
+        require_room(work.plan, folder)
         work = replace(work, plan=as_begun(work.plan, folder, changes))
         around = surrounding_changes(folder, surroundings_of(work))
         require_harmless(around, anyway, CheckpointError)
@@ -300,15 +309,6 @@ def _train_stages(
         seconds = time.perf_counter() - began
         recording.event(Finished(step=whole.steps, status=whole.status, seconds=seconds))
     return Outcome(str(folder.path), whole.status, whole.steps, str(folder.report))
-
-
-def _prepare_to_train(
-    recipe: Recipe, folder: RunFolder, reporter: Reporter, kept: Path | None = None
-) -> Work:
-    """What `prepare` finds, where memory and disk have room for it."""
-    work = prepare(recipe, reporter, kept=kept)
-    require_room(work.plan, folder)
-    return work
 
 
 def _recorded(
@@ -371,7 +371,7 @@ def _train(
 
     began = time.perf_counter()
     if isinstance(work.steps, StreamPlan):
-        work.steps.begin(folder.stream, lambda ledger: _write_ledger(folder, ledger), visit)
+        work.steps.begin(folder.stream, lambda ledger: _write_ledger(folder, ledger), reporter, visit)
     lm = base_of(work)
     visit("before")
     before = scores_at(lm, work, folder, "before", reporter, known)

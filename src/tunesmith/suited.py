@@ -12,6 +12,7 @@ from tunesmith.tuning.storage import base_problems, offload_problems, optimizer_
 from tunesmith.tuning.table import capability_problems
 
 if TYPE_CHECKING:
+    from numpy import ndarray
     from transformers import PreTrainedTokenizerFast
 
     from tunesmith.data.prepare import Prepared
@@ -62,11 +63,8 @@ def require_suited_ids(
     data: Prepared, tokenizer: PreTrainedTokenizerFast, facts: ModelFacts, virtual: int = 0
 ) -> None:
     """Every token must have a row in the embedding, and every place one in a table of learnt positions."""
-    largest = max(int(source.ids().max(initial=0)) for source in data.train)
-    if largest >= facts.vocab_size:
-        token = tokenizer.convert_ids_to_tokens(largest)
-        what = f"token {token!r} has id {largest}, the model's embedding has {facts.vocab_size} rows"
-        raise ModelError.at("model.tokenizer", what, "use the tokenizer the model was made with")
+    for source in data.train:
+        require_rows_for(source.ids(), tokenizer, facts)
     room = (facts.max_positions or 0) - virtual
     if facts.spelling.positions and facts.max_positions and data.longest > room:
         taken = f", {virtual} of them for virtual tokens" if virtual else ""
@@ -74,6 +72,14 @@ def require_suited_ids(
             f"a sample has {data.longest} tokens, the model has learnt {facts.max_positions} positions{taken}"
         )
         raise ModelError.at("data.max_length", what, f"set data.max_length: {room}")
+
+
+def require_rows_for(ids: ndarray, tokenizer: PreTrainedTokenizerFast, facts: ModelFacts) -> None:
+    """Every one of these tokens must have a row in the embedding. Raises ModelError."""
+    if (largest := int(ids.max(initial=0))) >= facts.vocab_size:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        what = f"token {token!r} has id {largest}, the model's embedding has {facts.vocab_size} rows"
+        raise ModelError.at("model.tokenizer", what, "use the tokenizer the model was made with")
 
 
 def require_room(plan: Plan, folder: RunFolder) -> None:

@@ -18,6 +18,7 @@ from tunesmith.app.redact import redact
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
 from tunesmith.errors import DiskFullError, DoesNotFitError, FolderError, Interrupted, Problem, TunesmithError
+from tunesmith.folder import cause_of
 
 DEBUG = "TUNESMITH_DEBUG"
 
@@ -48,7 +49,7 @@ def as_known(error: BaseException) -> TunesmithError:
             return error
         case KeyboardInterrupt():
             return Interrupted([Problem("", "stopped on request", "")])
-        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+        case OSError() if cause_of(error) == "disk full":
             return DiskFullError.at(
                 error.filename or "disk", "no space left", "free some space, or move output= to another disk"
             )

@@ -43,7 +43,6 @@ for _side in (1, 2):
 _COLUMNS = {
     "places": np.uint32, "lengths": np.uint32, "targets": np.uint32, "weight_sums": np.float64, "joined": np.bool_
 }  # fmt: skip
-_EXPANDED = FATES.index("expanded")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +151,7 @@ def _place(
     train = [n for n, source in enumerate(sources) if source.use == "train"]
     free = [[(fate == 0) & ~_made(shard) for shard, fate in zip(sources[n].shards, fates[n])] for n in train]
     rows = [
-        Rows(
-            [_kept(_block(shard), mask) for shard, mask in zip(sources[n].shards, masks)], sources[n].is_text
-        )
+        Rows([_kept(shard.block, mask) for shard, mask in zip(sources[n].shards, masks)], sources[n].is_text)
         for n, masks in zip(train, free)
     ]
     assigned = assign(rows, validation, test, seed)
@@ -166,7 +163,7 @@ def _place(
         for shard, fate in zip(sources[n].shards, fates[n]):
             made = _made(shard) & (fate == 0)  # where its original is, or else it trains
             for code in range(1, len(SIDES)) if made.any() else ():
-                fate[made & np.isin(_block(shard).last, held[code])] = _OF_HELD + code
+                fate[made & np.isin(shard.block.last, held[code])] = _OF_HELD + code
     return fates
 
 
@@ -178,20 +175,16 @@ def _held_out_files(sources: Sequence[Tokenised]) -> list[list[ndarray]]:
         own = SIDES.index(source.use)
         found = []
         for shard in source.shards:
-            away = held_out.find(_block(shard))
+            away = held_out.find(shard.block)
             fate = np.where(away > 0, away + _GIVEN_AWAY, own).astype(np.uint8)
             if own:
                 fate[_made(shard)] = _AUGMENTED
             found.append(fate)
         if own:
             for shard, fate in zip(source.shards, found):
-                held_out.add(own, _block(shard), fate == own)
+                held_out.add(own, shard.block, fate == own)
         fates.append(found)
     return fates
-
-
-def _block(shard: Shard) -> Block:
-    return Block(shard.column("keys"), shard.column("key_counts"))
 
 
 def _made(shard: Shard) -> ndarray:
@@ -224,7 +217,7 @@ def _lay(
         at += shard.rows
     sizes = [int(shard.column("sample_counts")[mask].sum()) for shard, mask in zip(source.shards, chosen)]
     weighted = any(shard.books.weighted for shard in source.shards)
-    joined = any(_joined(shard).any() for shard in source.shards)
+    joined = any(shard.joined().any() for shard in source.shards)
     wanted = {"weight_sums": weighted, "joined": joined}
     names = [name for name in _COLUMNS if wanted.get(name, True)]
     laid = {name: place.new(f"{name}{number}_{side}", _COLUMNS[name], sum(sizes)) for name in names}
@@ -238,24 +231,12 @@ def _lay(
         if weighted:
             laid["weight_sums"][here] = shard.sums(weigh=True)[of_samples]
         if joined:
-            laid["joined"][here] = _joined(shard)[of_samples]
+            laid["joined"][here] = shard.joined()[of_samples]
         at += size
     books.count(side, sum(int(mask.sum()) for mask in chosen), laid["lengths"], laid["targets"])
     return {f"{name}{number}_{side}": column for name, column in laid.items()} | {
         f"sizes{number}_{side}": _small(place, f"sizes{number}_{side}", sizes)
     }
-
-
-def _joined(shard: Shard) -> ndarray:
-    """Bool[ndarray, "samples"], which goes on with the dialogue of the one before: they begin alike.
-
-    A row that its template expands turn by turn, or rows of the file that are so already.
-    """
-    row = shard.row_of
-    is_first = np.diff(row, prepend=-1) > 0
-    expanded = shard.column("fates")[row] == _EXPANDED
-    joined: ndarray = np.where(is_first, _block(shard).continues[row], expanded)
-    return joined
 
 
 def _small(place: _Memory | _Files, name: str, values: Sequence[int]) -> ndarray:
@@ -366,7 +347,7 @@ def held_out_of(ledger: Ledger) -> GivenAway:
             for code in range(1, len(SIDES)):
                 held = np.asarray(sides[at : at + shard.rows] == code)
                 if held.any():
-                    found.add(code, _block(shard), held)
+                    found.add(code, shard.block, held)
             at += shard.rows
     return found
 

@@ -19,7 +19,7 @@ from tunesmith.data.ledger import Ledger
 from tunesmith.data.quality import source_weights
 from tunesmith.data.samples import SampleSet, join
 from tunesmith.data.splits import Split
-from tunesmith.data.streaming.plan import Streams
+from tunesmith.data.streaming.lanes import Streams
 from tunesmith.data.streaming.reading import digest_of
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.tokenised import BadRows, Kitchen, Tokenised

@@ -76,10 +76,10 @@ def split_lines(name: str, path: Path, start: int = 0, stop: int | None = None) 
                 yield RawRow(address, data, end)
 
 
-def rows_of_lines(name: str, stream: IO[bytes], first: int) -> Iterator[RawRow]:
-    """One row a line of what can be read once; blank lines are passed over, rows are counted from `first`."""
+def rows_of_lines(name: str, stream: IO[bytes], first: int, start: int) -> Iterator[RawRow]:
+    """One row a line of a pipe from byte `start` on; blank lines are passed over, rows counted from `first`."""
     number = first
-    for _, line, end in _bounded_lines(stream):
+    for _, line, end in _bounded_lines(stream, start):
         address = f"{name}:{number}"
         if line is None:
             yield _too_large(address, end)

@@ -28,10 +28,13 @@ from tunesmith.data.books import Books
 from tunesmith.data.cache import Lease
 from tunesmith.data.ledger import FATES, TouchedRow
 from tunesmith.data.samples import IGNORED, Sample
+from tunesmith.data.sides import Block
 from tunesmith.data.splits import is_augmented
 from tunesmith.errors import DataError
 
 _ALIGN = 64
+_BLOCK = 4096  # bytes that a file system hands out
+_EXPANDED = FATES.index("expanded")
 _MOST_OPEN = 32  # an epoch reads a few shards at a time; what was mapped before is let go
 _open: deque[weakref.ref[Shard]] = deque()
 
@@ -257,6 +260,12 @@ class Shard:
         """Size on disk."""
         return int(self._document["stamp"][0])
 
+    @property
+    def bytes_on_disk(self) -> int:
+        """Of all its files, in blocks of 4096."""
+        sizes = (path.stat().st_size for path in self.base.parent.glob(f"{self.base.name}.*"))
+        return sum(-size % _BLOCK + size for size in sizes)
+
     @cached_property
     def map(self) -> ndarray:
         """UInt8[ndarray, "bytes"], the file, once its hash was compared. Raises DataError."""
@@ -324,6 +333,22 @@ class Shard:
     def row_address(self, row: int) -> str:
         """FILE:LINE of a row."""
         return f"{self.books.name}:{self.first_line + int(self.column('lines')[row])}"
+
+    @property
+    def block(self) -> Block:
+        """The keys of its rows."""
+        return Block(self.column("keys"), self.column("key_counts"))
+
+    def joined(self) -> ndarray:
+        """Bool[ndarray, "samples"], which goes on with the dialogue of the one before: they begin alike.
+
+        A row that its template expands turn by turn, or rows of the file that are so already.
+        """
+        row = self.row_of
+        is_first = np.diff(row, prepend=-1) > 0
+        expanded = self.column("fates")[row] == _EXPANDED
+        found: ndarray = np.where(is_first, self.block.continues[row], expanded)
+        return found
 
     def ids(self, learnt: bool) -> ndarray:
         """The distinct ids that stand here, or are learnt here."""

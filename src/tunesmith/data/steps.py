@@ -88,6 +88,10 @@ class StepPlan:
     def release(self, step: int, oldest: int) -> None:
         """Step `step` is reached, and no step before `oldest` will be asked for again."""
 
+    def held_bytes(self, between: int) -> int:
+        """What is kept on disk of the rows of so many steps: all lie in the cache."""
+        return 0
+
     @property
     def waits_for(self) -> str:
         """What a step may have to wait for."""

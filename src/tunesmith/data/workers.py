@@ -117,6 +117,8 @@ class Worker:
             raise DataError.at(piece.name, what, fix) from error
         if isinstance(answer, Books):
             return answer
+        if isinstance(answer, OSError):
+            raise answer
         if isinstance(answer, str):
             raise RuntimeError(f"in the process that tokenised {piece.name}:\n{answer}")
         raise DataError(answer)
@@ -214,11 +216,13 @@ def main() -> None:
             job, piece = pickle.loads(_read(sys.stdin.buffer))
         except EOFError:
             return
-        answer: Books | tuple[Problem, ...] | str
+        answer: Books | tuple[Problem, ...] | OSError | str
         try:
             answer = maker.scan(piece) if job == "scan" else maker.make(piece, task.folder)
         except UserError as error:
             answer = error.problems
+        except OSError as error:  # the disk's
+            answer = error
         except Exception:  # our fault: told by the caller, as if it had happened there
             answer = traceback.format_exc()
         data = pickle.dumps(answer)

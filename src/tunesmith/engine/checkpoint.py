@@ -5,10 +5,8 @@ step-00000005/ weights.safetensors optimizer.safetensors state.json manifest.jso
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -162,21 +160,6 @@ def restore_weights(
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
-
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
-_GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENODEV}
-_AGAIN = {errno.EIO, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EBUSY}
-
-
-def cause_of(error: BaseException) -> str | None:
-    """Why a write failed: disk full, not writable, gone, unsteady (worth another try); None: not the disk's fault."""
-    number = getattr(error, "errno", None)
-    if number is None and (found := re.search(r"os error (\d+)", str(error))):
-        number = int(found[1])  # safetensors gives text
-    causes = {"disk full": _FULL, "not writable": _REFUSED, "gone": _GONE, "unsteady": _AGAIN}
-    return next((cause for cause, numbers in causes.items() if number in numbers), None)
 
 
 def _sha256(path: Path) -> str:

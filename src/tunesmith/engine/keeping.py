@@ -23,6 +23,7 @@ from tunesmith.engine.store import CheckpointStore, Writer, Written
 from tunesmith.engine.world import free_bytes, random_state, set_random_state
 from tunesmith.errors import CheckpointError, DiskFullError, FolderError, Problem, UserError
 from tunesmith.events import Reporter, Rescued, Saved
+from tunesmith.folder import cause_of
 from tunesmith.model.memory import is_out_of_memory
 from tunesmith.tuning.method import Hooks, TunedModel
 
@@ -113,7 +114,7 @@ class Keeper:
         """A checkpoint could not be written: the run goes on while the older ones stay, unless it was the last."""
         assert written.error is not None
         assert self.store is not None
-        cause, where = checkpoint.cause_of(written.error), str(self.store.folder)
+        cause, where = cause_of(written.error), str(self.store.folder)
         if cause is None:
             raise written.error
         if must or cause == "gone":

@@ -18,7 +18,7 @@ from tunesmith.engine.checkpoint import Snapshot, verify
 from tunesmith.engine.faults import visit
 from tunesmith.engine.rescue import Rewind, rewind_from_json
 from tunesmith.errors import CheckpointError
-from tunesmith.folder import flush_to_disk, read_json, remove, staged, write_atomically, write_json
+from tunesmith.folder import cause_of, flush_to_disk, read_json, remove, staged, write_atomically, write_json
 
 TRIES = 3
 WAIT_SECONDS = 0.2  # before the second try; four times as long before the third
@@ -177,7 +177,7 @@ class Writer:
             try:
                 path, size = self._store.save(snapshot, best_step)
             except Exception as error:
-                if number < TRIES and checkpoint.cause_of(error) == "unsteady":
+                if number < TRIES and cause_of(error) == "unsteady":
                     time.sleep(WAIT_SECONDS * 4 ** (number - 1))
                     continue
                 written = Written(snapshot.step, None, 0, time.perf_counter() - began, error)

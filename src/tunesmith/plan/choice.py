@@ -47,6 +47,7 @@ class RunShape:
     # tokens of all rows to train on, each counted once; 0: unknown, None: streams have no end
     once: int | None = 0
     held_out: int | None = None  # tokens of the rows held out; None: unknown
+    kept_bytes: int = 0  # what a run holds of its streams on disk
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,7 @@ def make_plan(
         memory=memory,
         shape=shape,
         seconds=seconds,
-        disk_bytes=_disk_bytes(recipe, load, trainable, precision),
+        disk_bytes=_disk_bytes(recipe, load, trainable, precision) + (shape.kept_bytes if shape else 0),
         advice=advise(case),
         largest=largest,
         nearest=close,

@@ -80,12 +80,14 @@ def sweep(
 
     `drawn`: so many cells at random, by the recipe's seed. A run that fails is told in the table; the others go on.
     """
+    from tunesmith.data.streaming.reading import require_kept
     from tunesmith.search.launch import train_apart
 
     reporter, launch = reporter or Silent(), launch or train_apart
     fixed, axes = read_axes(words)
     chosen = choose_recipe(recipe, "sweep")
     base = chosen.read(fixed)
+    require_kept(base.data.train, None)  # every run reads the rows anew
     cells = make_cells(axes, drawn, base.seed)
     folder = SweepFolder(Path(output or f"{base.output}-sweep"))
     spec = _spec(base, cells)

@@ -52,7 +52,6 @@ def plan_stages(
     found: list[Planned] = []
     for number, stage in enumerate(recipe.stages):
         with of_stage(stage.name):
-            _require_read_again(stage.recipe)
             if stage.recipe is None:
                 ahead, new = _extended(recipe, stage, ahead, reporter)
                 found.append(Planned(stage, None, new_tokens=new))
@@ -67,17 +66,6 @@ def plan_stages(
             before = ahead or Ahead(work.tokenizer, work.facts, recipe.model)
             ahead = before.after(stage.recipe, work.template)
     return found
-
-
-def _require_read_again(recipe: Recipe | None) -> None:
-    """Every stage is forecast before the first is trained: its rows are read twice."""
-    from tunesmith.data.streaming.reading import pipes_among
-
-    if recipe is not None and (pipes := pipes_among(recipe.data.train)):
-        what = "is a pipe, which can be read only once; a stage's rows are read for its forecast, and again"
-        raise RecipeError.at(
-            pipes[0], what, "write the rows to files of a folder, with stream: {at_end: wait}"
-        )
 
 
 def begun(recipe: Recipe, number: int, stage: Recipe) -> Recipe:

@@ -1,7 +1,7 @@
 """One stream as shards in a folder: made ahead of the training, found again after a kill, let go when no longer needed.
 
 rows --cut at the window--> piece --kitchen--> shard-00007.*  after-00007.json (the place behind it, written first)
-shards up to 00004 lie before every checkpoint: gone.  ended.json: how many there are in all
+shards up to 00004 lie before every checkpoint: gone.  ended.json: how many there are in all, once the run is there
 
 The head, all that is needed of it before the run begins, is made here and now; the rest by a thread and a worker
 process, AHEAD shards before they are asked for. What a shard holds depends on the rows alone, never on who was faster.
@@ -25,6 +25,7 @@ from tunesmith.data.pieces import PIECE_BYTES, Piece
 from tunesmith.data.rawrows import RawRow
 from tunesmith.data.shards import Shard, remove
 from tunesmith.data.streaming.reading import Place, read_stream
+from tunesmith.data.streaming.spool import Closed, Spool
 from tunesmith.data.tokenised import Kitchen, problem_of
 from tunesmith.data.work import SPELT
 from tunesmith.data.workers import Task, Worker
@@ -45,8 +46,11 @@ class Interrupted(Exception):
 class Feed:
     """The shards of one stream, by number. `folder` may hold what an earlier run made of it."""
 
-    def __init__(self, source: Source, kitchen: Kitchen, strict: bool, folder: Path) -> None:
+    def __init__(
+        self, source: Source, kitchen: Kitchen, strict: bool, folder: Path, spool: Spool | None = None
+    ) -> None:
         self.source, self.kitchen, self.strict, self.folder = source, kitchen, strict, folder
+        self.spool = spool
         self.format: DataFormat | None = source.format
         self._shards: dict[int, Shard] = {}
         self._ended: int | None = None  # so many shards in all
@@ -102,20 +106,27 @@ class Feed:
                 self.kitchen.reporter.progress(f"reading the head of {self.source.path}", 0, None)
                 made = next(self._making, None)
                 assert made is not None or self._ended is not None
+            if number not in self._shards:
+                self._end()
             return self._shards.get(number)
         with self._news:
             self._wanted = max(self._wanted, number)
             self._news.notify_all()
             while number not in self._shards:
+                if not waiting():
+                    raise Interrupted
                 if self._ended is not None and number >= self._ended:
+                    self._end()
                     return None
                 self._require_kept(number)
                 if self._error is not None:
                     raise self._error
-                if not waiting():
-                    raise Interrupted
                 self._news.wait(LOOK_SECONDS)
             return self._shards[number]
+
+    def _end(self) -> None:
+        """The run has come to the end, and keeps it. (What only the feed has seen may be its writer's death.)"""
+        cache.write_document(self.folder / "ended.json", self._ended)
 
     def _require_kept(self, number: int) -> None:
         if number < self._next:
@@ -147,16 +158,22 @@ class Feed:
         for number in gone:
             self.visit("stream_remove")
             self._remove(number)
+        if self.spool is not None:
+            self.spool.release(Place(**place).byte)
 
     def close(self) -> None:
         """The run has ended, or stopped: nothing more is made. A read that hangs is left to hang."""
         with self._news:
             self._closed = True
             self._news.notify_all()
+        if self.spool is not None:
+            self.spool.close()
         if self._worker is not None:
             self._worker.end()
         if self._thread is not None:
             self._thread.join(5 * LOOK_SECONDS)
+        if self.spool is not None and not (self._thread is not None and self._thread.is_alive()):
+            self.spool.free()
 
     # --- making ---
 
@@ -168,6 +185,8 @@ class Feed:
                         self._news.wait()
                 if self._closed or next(self._making, None) is None:
                     return
+        except Closed:
+            return
         except BaseException as error:  # told to whoever asks for a shard
             with self._news:
                 self._error = error
@@ -192,7 +211,6 @@ class Feed:
                 self._news.notify_all()
             yield number
         with self._news:
-            cache.write_document(self.folder / "ended.json", self._next)
             self._ended = self._next
             self._news.notify_all()
 
@@ -202,7 +220,7 @@ class Feed:
         numbers = count(self._next)
         rows: list[RawRow] = []
         size, last = 0, self._place
-        for raw, place in read_stream(self.source, self._place):
+        for raw, place in read_stream(self.source, self._place, self.spool):
             if rows and place.file != last.file:
                 yield next(numbers), rows, last
                 rows, size = [], 0

@@ -7,26 +7,41 @@ stream   cursor (shard, offset): the sample of that number among those that the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol, final
 
 import numpy as np
 from numpy import ndarray
 
-from tunesmith.data.ledger import FATES, TouchedRow
+from tunesmith.data.ledger import FATES, Ledger, SourceLedger, TouchedRow
 from tunesmith.data.order import Order
 from tunesmith.data.samples import Sample, SampleSet
 from tunesmith.data.shards import Shard
-from tunesmith.data.sides import SIDES, Block, GivenAway
+from tunesmith.data.sides import SIDES, GivenAway
 from tunesmith.data.steps import advance
 from tunesmith.data.streaming.books import Account
-from tunesmith.data.streaming.feed import Feed, Waiting
+from tunesmith.data.streaming.feed import AHEAD, Feed, Waiting
+from tunesmith.data.tokenised import Kitchen
 from tunesmith.data.work import REASONS
+from tunesmith.events import Rescued
+from tunesmith.recipe import Source
 
 Cursor = tuple[int, int]
 _IN_SHARD = 24  # bits of a sample's number that are its number within the shard
+_PLACE = (1 << _IN_SHARD) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Streams:
+    """What a run's streams are read with. `held_out`: rows that must not be learnt."""
+
+    sources: tuple[Source, ...]
+    """All train sources, in their order."""
+    kitchen: Kitchen
+    strict: bool
+    held_out: GivenAway
 
 
 class Lane(Protocol):
@@ -43,6 +58,9 @@ class Lane(Protocol):
     def payloads(self, start: Cursor, stop: Cursor) -> ndarray:
         """The samples between two cursors."""
 
+    def follows(self, payloads: ndarray) -> ndarray:
+        """Bool[ndarray, "n"], which of these stand right behind the sample that they go on from."""
+
     def measure(self, payloads: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """(tokens, targets, weight of the targets) of each."""
 
@@ -56,7 +74,7 @@ class Finite:
 
     def __init__(self, samples: SampleSet, number: int, seed: int, max_repeats: float | None) -> None:
         self.samples = samples
-        self.order = Order(samples.block_sizes, (seed, number))
+        self.order = Order(samples.block_sizes, (seed, number), samples.joined)
         self.size = float(samples.token_count)
         self._end = int(len(self.order) * max_repeats) if max_repeats is not None else 1 << 62
 
@@ -70,6 +88,10 @@ class Finite:
     def payloads(self, start: Cursor, stop: Cursor) -> ndarray:
         """Sample numbers."""
         return self.order.stretch(start[1], stop[1])
+
+    def follows(self, payloads: ndarray) -> ndarray:
+        """As in a run without streams: what they begin with alike is computed once."""
+        return self.order.follows(payloads)
 
     def measure(self, payloads: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """From the index."""
@@ -91,6 +113,7 @@ class Look:
     lengths: ndarray  # Int64[ndarray, "samples"]
     targets: ndarray
     weights: ndarray
+    joined: ndarray  # Bool[ndarray, "samples"]
 
     def add_to(self, account: Account) -> None:
         """All rows of the shard, once."""
@@ -126,8 +149,9 @@ class Streamed:
 
     size = float("inf")
 
-    def __init__(self, feed: Feed, held_out: GivenAway) -> None:
-        self.feed, self._held_out = feed, held_out
+    def __init__(self, feed: Feed, held_out: GivenAway, suits: Callable[[ndarray], None]) -> None:
+        """`suits` raises for token ids that the model has no row for."""
+        self.feed, self._held_out, self._suits = feed, held_out, suits
         self._look = lru_cache(maxsize=16)(self._look_at)
 
     @property
@@ -143,10 +167,12 @@ class Streamed:
     def _look_at(self, number: int) -> Look:
         shard = self.feed.shard(number)
         assert shard is not None
-        away = self._held_out.find(Block(shard.column("keys"), shard.column("key_counts")))
+        self._suits(shard.ids(learnt=False))
+        away = self._held_out.find(shard.block) if shard.rows else np.zeros(0, np.uint8)
         kept = np.flatnonzero((away == 0)[shard.row_of]) if shard.rows else np.zeros(0, np.int64)
         targets, weights = shard.sums(weigh=False), shard.sums(weigh=True).astype(np.float64)
-        return Look(shard, away, kept, shard.lengths(), targets, weights)
+        joined = shard.joined() if shard.rows else np.zeros(0, bool)
+        return Look(shard, away, kept, shard.lengths(), targets, weights, joined)
 
     def window_behind(self, start: Cursor, given: float, waiting: Waiting) -> tuple[Cursor, float, bool]:
         """Whole shards until their samples fill a window."""
@@ -188,11 +214,20 @@ class Streamed:
         ]
         return np.concatenate([np.zeros(0, np.int64), *found])
 
+    def follows(self, payloads: ndarray) -> ndarray:
+        """Within a shard."""
+        found = np.zeros(len(payloads), bool)
+        found[1:] = payloads[1:] == payloads[:-1] + 1
+        for number in np.unique(payloads >> _IN_SHARD).tolist():
+            mine = np.flatnonzero(found & (payloads >> _IN_SHARD == number))
+            found[mine] = self._look(number).joined[payloads[mine] & _PLACE]
+        return found
+
     def measure(self, payloads: ndarray) -> tuple[ndarray, ndarray, ndarray]:
         """From the shards."""
         lengths, targets = np.zeros(len(payloads), np.int64), np.zeros(len(payloads), np.int64)
         weights = np.zeros(len(payloads))
-        shards, samples = payloads >> _IN_SHARD, payloads & ((1 << _IN_SHARD) - 1)
+        shards, samples = payloads >> _IN_SHARD, payloads & _PLACE
         for number in np.unique(shards).tolist():
             mine, look = np.flatnonzero(shards == number), self._look(number)
             for column, of in ((lengths, look.lengths), (targets, look.targets), (weights, look.weights)):
@@ -201,7 +236,26 @@ class Streamed:
 
     def sample(self, payload: int) -> Sample:
         """One of them."""
-        return self._look(payload >> _IN_SHARD).shard.sample(payload & ((1 << _IN_SHARD) - 1))
+        return self._look(payload >> _IN_SHARD).shard.sample(payload & _PLACE)
+
+    def left_over(self) -> Rescued | None:
+        """What an earlier start, which ended before its first step, had read of a pipe."""
+        spool = self.feed.spool
+        if spool is None or not spool.had:
+            return None
+        reason = f"an earlier start read {spool.had} bytes of {spool.path}, and ended before its first step"
+        action = f"they come first; not wanted? Begin anew without {spool.folder}"
+        return Rescued(step=0, reason=reason, action=action)
+
+    def held_bytes(self, tokens: float, head: int) -> int:
+        """On disk, of so many tokens: their shards, the `head` shards, the window begun and those made ahead."""
+        looks = [look for number in range(head) if (look := self._look(number)) is not None]
+        seen = sum(int(look.lengths[look.kept].sum()) for look in looks)
+        size = sum(look.shard.bytes_on_disk for look in looks)
+        if self.feed.spool is not None:
+            size += self.feed.spool.end
+        window = size / max(1, sum(len(look.kept) for look in looks)) * self.window
+        return round(size + tokens * size / max(1, seen) + (AHEAD + 2) * window)
 
     def account(self, account: Account, start: Cursor, stop: Cursor) -> None:
         """Add the shards that are begun between two cursors."""
@@ -244,3 +298,30 @@ class Streamed:
             [len(look.kept) for look in looks],
             columns[0], columns[1], columns[2], columns[3] if weighted else None,
         )  # fmt: skip
+
+
+# --- their books ------------------------------------------------------------------------------------------------
+
+
+def shares_of(tokens: ndarray) -> tuple[float, ...]:
+    """Of all tokens, what each source gave."""
+    return tuple((tokens / max(1.0, tokens.sum())).tolist())
+
+
+def source_ledgers(
+    lanes: Sequence[Lane],
+    finite: Ledger,
+    samples: ndarray,
+    tokens: ndarray,
+    requested: Sequence[float],
+    accounts: Mapping[int, Account],
+) -> Iterator[SourceLedger]:
+    """The ledger of each train source, of which so many samples and tokens were learnt."""
+    known, given = iter(source for source in finite.sources if source.use == "train"), shares_of(tokens)
+    for number, lane in enumerate(lanes):
+        if isinstance(lane, Streamed):
+            account = accounts[number].source(lane.feed.source.path, lane.feed.format)
+            source = replace(account.close(), learnt_samples=int(samples[number]))
+        else:
+            source = replace(next(known), repeats=float(tokens[number] / max(1.0, lane.size)))
+        yield replace(source, requested_share=requested[number], realised_share=given[number])

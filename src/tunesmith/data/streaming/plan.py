@@ -6,9 +6,9 @@ windows.jsonl  the head, and all windows from which a kept checkpoint may go on 
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
@@ -19,28 +19,18 @@ from tunesmith.data.cutting import CutterState
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.mix import mixed, within_repeats
 from tunesmith.data.samples import Sample, SampleSet
-from tunesmith.data.sides import GivenAway
 from tunesmith.data.streaming.books import Account, with_streams
 from tunesmith.data.streaming.feed import Feed, Interrupted, Waiting
-from tunesmith.data.streaming.lanes import Finite, Lane, Streamed
+from tunesmith.data.streaming.lanes import Finite, Lane, Streamed, Streams, shares_of, source_ledgers
+from tunesmith.data.streaming.reading import require_kept, spool_of
 from tunesmith.data.streaming.windows import Before, Stretch, Window, parted, read_log, write_log
-from tunesmith.data.tokenised import Kitchen
 from tunesmith.errors import DataError
-from tunesmith.recipe import BatchGrowth, Data, Source
+from tunesmith.events import Reporter
+from tunesmith.folder import writing
+from tunesmith.recipe import BatchGrowth, Data
 
 Told = Callable[[Ledger], None]
 LOG = "windows.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """What a run's streams are read with. `held_out`: rows that must not be learnt."""
-
-    sources: tuple[Source, ...]
-    """All train sources, in their order."""
-    kitchen: Kitchen
-    strict: bool
-    held_out: GivenAway
 
 
 @final
@@ -57,8 +47,13 @@ class StreamPlan:
         growth: BatchGrowth | None,
         seed: int,
         kept: Path | None,
+        suits: Callable[[ndarray], None] = lambda ids: None,
     ) -> None:
-        """`kept` has what the run that goes on kept of its streams; without it they are read from their beginning."""
+        """`kept` is where a run keeps its streams: what it has of them is gone on with. Without it nothing is kept.
+
+        `suits` raises for token ids that the model has no row for.
+        """
+        require_kept(streams.sources, kept)
         self._steps = steps
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         folder = kept
@@ -74,9 +69,9 @@ class StreamPlan:
                 continue
             place = folder / str(number)
             place.mkdir(exist_ok=True)
-            self.lanes.append(
-                Streamed(Feed(source, streams.kitchen, streams.strict, place), streams.held_out)
-            )
+            spool = None if kept is None else spool_of(source, kept)
+            feed = Feed(source, streams.kitchen, streams.strict, place, spool)
+            self.lanes.append(Streamed(feed, streams.held_out, suits))
         sizes = [lane.size for lane in self.lanes]
         weights = [source.weight or 1.0 for source in streams.sources]
         asked = mixed(sizes, weights, data.mix, [source.group for source in streams.sources])
@@ -90,10 +85,14 @@ class StreamPlan:
         self._visit: Callable[[str], object] = lambda point: None
         self._ledger: Ledger | None = None
         self._ended: int | None = None  # number of the stream that ended
-        self._lay_head(read_log(folder / LOG))
+        with self._writing():
+            self._lay_head(read_log(folder / LOG))
 
     def __len__(self) -> int:
         return self._steps
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.folder, "the rows of a stream")
 
     @property
     def _streams(self) -> dict[int, Streamed]:
@@ -185,9 +184,10 @@ class StreamPlan:
         if step >= self._steps:
             return True
         try:
-            while step >= self._live.complete:
-                if self._live.is_over or not self._lay(waiting):
-                    return step >= self._live.complete
+            with self._writing():
+                while step >= self._live.complete:
+                    if self._live.is_over or not self._lay(waiting):
+                        return step >= self._live.complete
         except Interrupted:
             return False
         return False
@@ -225,14 +225,24 @@ class StreamPlan:
 
     def release(self, step: int, oldest: int) -> None:
         """Let go of what lies before step `oldest`; tell how the books stand at `step`."""
-        if self._live.drop(oldest):
-            write_log(self.folder / LOG, self._kept_windows())
-            self._visit("stream_let_go")
-            first = self._live.windows[0].starts
-            for number, lane in self._streams.items():
-                lane.feed.release(first[number][0], self._head_shards(number))
-        if self._ledger is not None:
-            self._told(self.ledger(self._ledger, step))
+        with self._writing():
+            if self._live.drop(oldest):
+                write_log(self.folder / LOG, self._kept_windows())
+                self._visit("stream_let_go")
+                first = self._live.windows[0].starts
+                for number, lane in self._streams.items():
+                    lane.feed.release(first[number][0], self._head_shards(number))
+            if self._ledger is not None:
+                self._told(self.ledger(self._ledger, step))
+
+    def held_bytes(self, between: int) -> int:
+        """What is kept on disk while the oldest checkpoint lies `between` steps back, if rows go on as they begin."""
+        tokens = min(between, self._steps) * float(self.step_tokens.mean())
+        return sum(
+            lane.held_bytes(tokens * share, self._head_shards(number))
+            for number, (lane, share) in enumerate(zip(self.lanes, self._shares))
+            if isinstance(lane, Streamed)
+        )
 
     @property
     def waits_for(self) -> str:
@@ -256,17 +266,27 @@ class StreamPlan:
 
     # --- the run around it ---
 
-    def begin(self, folder: Path, told: Told, visit: Callable[[str], object]) -> None:
+    def begin(
+        self,
+        folder: Path,
+        told: Told,
+        reporter: Reporter,
+        visit: Callable[[str], object] = lambda point: None,
+    ) -> None:
         """The run begins, and keeps its streams in this folder; `told` hears how the ledger grows.
 
         `visit` is told of each point at which a test may want it killed.
         """
         self._told, self._visit = told, visit
-        for number, lane in self._streams.items():
-            lane.feed.visit = visit
-            lane.feed.begin(folder / str(number))
+        if self._scratch is not None:
+            for event in filter(None, (lane.left_over() for lane in self._streams.values())):
+                reporter.event(event)
         self.folder = folder
-        write_log(folder / LOG, self._kept_windows())
+        with self._writing():
+            for number, lane in self._streams.items():
+                lane.feed.visit = visit
+                lane.feed.begin(folder / str(number))
+            write_log(folder / LOG, self._kept_windows())
 
     def close(self) -> None:
         """The run has ended, or stopped."""
@@ -337,11 +357,7 @@ class StreamPlan:
     @property
     def realised(self) -> tuple[float, ...]:
         """Share of tokens that each source gives, in the head."""
-        return self._realised(self._head.learnt(self.known)[1])
-
-    @staticmethod
-    def _realised(tokens: ndarray) -> tuple[float, ...]:
-        return tuple((tokens / max(1.0, tokens.sum())).tolist())
+        return shares_of(self._head.learnt(self.known)[1])
 
     def train_sets(self, finite: Sequence[SampleSet]) -> tuple[SampleSet, ...]:
         """The samples of every source; of a stream those of its head."""
@@ -366,21 +382,10 @@ class StreamPlan:
     def _with_streams(
         self, finite: Ledger, samples: ndarray, tokens: ndarray, accounts: Mapping[int, Account]
     ) -> Ledger:
-        realised = self._realised(tokens)
-        known = iter(source for source in finite.sources if source.use == "train")
-        train = []
-        for number, lane in enumerate(self.lanes):
-            if isinstance(lane, Streamed):
-                account = accounts[number].source(lane.feed.source.path, lane.feed.format)
-                source = replace(account.close(), learnt_samples=int(samples[number]))
-            else:
-                source = replace(next(known), repeats=float(tokens[number] / max(1.0, lane.size)))
-            asked, given = self.requested[number], realised[number]
-            train.append(replace(source, requested_share=asked, realised_share=given))
-        touched = [
-            row for number, lane in self._streams.items() for row in lane.touched(self._held_shards(number))
-        ]
-        return with_streams(finite, train, list(accounts.values()), touched)
+        train = source_ledgers(self.lanes, finite, samples, tokens, self.requested, accounts)
+        streams = self._streams.items()
+        touched = [row for number, lane in streams for row in lane.touched(self._held_shards(number))]
+        return with_streams(finite, list(train), list(accounts.values()), touched)
 
     def _held_shards(self, number: int) -> list[int]:
         """The shards that are still there and have been begun."""

@@ -1,7 +1,7 @@
 """Rows of a stream, each with the place behind it, from which reading can go on after a kill.
 
 data/*.jsonl, feed/    file after file in order of their names; at_end: wait also waits for rows and files to come
-pipe, -                lines, once; what had been read and not yet tokenised when a run was killed is lost
+pipe, -                lines, once; what has left the pipe is kept (spool.py) and read from there
 rows.py:make           make(start) gives an iterator of rows (dicts, or texts), the first `start` passed over
 """
 
@@ -23,11 +23,17 @@ from tunesmith.data.files import DataFile, files_of
 from tunesmith.data.rawrows import RawRow, rows_of_lines, split_lines
 from tunesmith.data.shards import hash_of
 from tunesmith.data.sources import has_plain_lines, rows_of
-from tunesmith.errors import DataError
+from tunesmith.data.streaming.spool import Spool
+from tunesmith.errors import DataError, Problem
 from tunesmith.events import Silent
 from tunesmith.recipe import Source
 
 POLL_SECONDS = 0.5
+_ONCE = (
+    "is a pipe, which can be read only once: to look at its rows would take them from the run",
+    "train learns from it as it is; for plan, lr-find, sweep, stages and data verbs write its rows into the files of a"
+    " folder, with stream: {at_end: wait}",
+)
 _TAIL = 1 << 16
 
 
@@ -58,23 +64,35 @@ def kind_of(source: Source) -> str:
     return "files" if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else "pipe"
 
 
-def pipes_among(sources: Iterable[Source]) -> list[str]:
-    """Streams that can be read only once."""
-    return [source.path for source in sources if source.stream is not None and kind_of(source) == "pipe"]
+def spool_of(source: Source, base: Path) -> Spool | None:
+    """Where a pipe's bytes are kept, in what a run keeps of its streams; None for what can be read again."""
+    if source.stream is None or kind_of(source) != "pipe":
+        return None
+    return Spool(source.path, base, source.stream.at_end == "wait")
 
 
-def read_stream(source: Source, place: Place) -> Iterator[tuple[RawRow, Place]]:
-    """Every row behind `place`. Raises DataError where the source as a whole cannot be read."""
-    read = {"files": _files, "pipe": _pipe, "function": _function}[kind_of(source)]
-    return read(source, place)
+def require_kept(sources: Iterable[Source], kept: Path | None) -> None:
+    """What can be read only once needs a run that keeps it. Raises DataError; nothing has been read by then."""
+    pipes = [source.path for source in sources if source.stream is not None and kind_of(source) == "pipe"]
+    problems = [Problem(path, *_ONCE) for path in pipes if kept is None]
+    if kept is not None and "-" in pipes and os.isatty(0):
+        what, fix = "standard input is a terminal: no rows come from it", "MAKE_ROWS | tunesmith train RECIPE"
+        problems.append(Problem("-", what, fix))
+    if problems:
+        raise DataError(problems)
+
+
+def read_stream(source: Source, place: Place, spool: Spool | None = None) -> Iterator[tuple[RawRow, Place]]:
+    """Every row behind `place`; a pipe's from its spool. Raises DataError where the source cannot be read."""
+    if spool is not None:
+        return _pipe(source, place, spool)
+    return (_function if kind_of(source) == "function" else _files)(source, place)
 
 
 def head_of(source: Source) -> Iterator[RawRow]:
     """The rows of its first window, to look at. Raises DataError for what can be read only once."""
     assert source.stream is not None
-    if kind_of(source) == "pipe":
-        what, fix = "can be read only once", "keep some of its rows in a file, and look at that"
-        raise DataError.at(source.path, what, fix)
+    require_kept([source], None)
     calm = source.model_copy(update={"stream": source.stream.model_copy(update={"at_end": "stop"})})
     return islice((raw for raw, _ in read_stream(calm, Place())), source.stream.window)
 
@@ -153,19 +171,12 @@ def _end_of_lines(path: Path, size: int) -> int:
 # --- a pipe ---------------------------------------------------------------------------------------------------
 
 
-def _pipe(source: Source, place: Place) -> Iterator[tuple[RawRow, Place]]:
-    waits = source.stream is not None and source.stream.at_end == "wait"
+def _pipe(source: Source, place: Place, spool: Spool) -> Iterator[tuple[RawRow, Place]]:
     rows = place.rows
-    while True:
-        try:
-            with open(0, "rb", closefd=False) if source.path == "-" else open(source.path, "rb") as stream:
-                for raw in rows_of_lines(source.path, stream, first=rows + 1):
-                    rows += 1
-                    yield raw, Place(rows)
-        except OSError as error:
-            raise DataError.at(source.path, f"cannot be read: {error.strerror}", "check the pipe") from error
-        if not waits or source.path == "-":
-            return
+    with spool.read_from(place.byte) as lines:
+        for raw in rows_of_lines(source.path, lines, first=rows + 1, start=place.byte):
+            rows += 1
+            yield raw, Place(rows, byte=raw.end)
 
 
 # --- a function -----------------------------------------------------------------------------------------------

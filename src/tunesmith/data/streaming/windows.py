@@ -17,6 +17,7 @@ import numpy as np
 from numpy import ndarray
 
 from tunesmith.data.cutting import Cutter, CutterState
+from tunesmith.data.order import shuffled
 from tunesmith.data.streaming.books import Account
 from tunesmith.data.streaming.lanes import Cursor, Lane
 from tunesmith.folder import write_atomically
@@ -72,12 +73,14 @@ class Window:
 
 
 def rows_of(window: Window, lanes: Sequence[Lane], seed: int) -> ndarray:
-    """Int64[ndarray, "n"], the rows of a window, shuffled: source and sample in one number."""
-    parts = [
-        (number << _OWNER) + lane.payloads(start, stop)
-        for number, (lane, start, stop) in enumerate(zip(lanes, window.starts, window.stops))
-    ]
-    return np.random.default_rng((seed, 7, window.number)).permutation(np.concatenate(parts))
+    """Int64[ndarray, "n"], the rows of a window, shuffled, those of a dialogue together: source and sample in one."""
+    parts, follows = [], []
+    for number, (lane, start, stop) in enumerate(zip(lanes, window.starts, window.stops)):
+        found = lane.payloads(start, stop)
+        parts.append((number << _OWNER) + found)
+        follows.append(lane.follows(found))
+    draw = np.random.default_rng((seed, 7, window.number))
+    return shuffled(np.concatenate(parts), np.concatenate(follows), draw)
 
 
 def parted(rows: ndarray) -> tuple[ndarray, ndarray]:
