@@ -80,14 +80,12 @@ def sweep(
 
     `drawn`: so many cells at random, by the recipe's seed. A run that fails is told in the table; the others go on.
     """
-    from tunesmith.data.streaming.reading import require_kept
     from tunesmith.search.launch import train_apart
 
     reporter, launch = reporter or Silent(), launch or train_apart
     fixed, axes = read_axes(words)
     chosen = choose_recipe(recipe, "sweep")
     base = chosen.read(fixed)
-    require_kept(base.data.train, None)  # every run reads the rows anew
     cells = make_cells(axes, drawn, base.seed)
     folder = SweepFolder(Path(output or f"{base.output}-sweep"))
     spec = _spec(base, cells)
@@ -159,7 +157,9 @@ def _begin(folder: SweepFolder, spec: dict[str, Any], resume: bool) -> int | Non
 def _equal_tokens(base: Recipe, cells: Sequence[Cell], reporter: Reporter) -> int | None:
     """How many tokens each run sees: as many as the recipe itself would. None where the budget is what is swept."""
     from tunesmith import run
+    from tunesmith.data.streaming.reading import require_kept
 
+    require_kept(base.data.train, None)  # every run reads the rows anew
     if any(key == "budget" or key.startswith("budget.") for cell in cells for key in cell.changes):
         return None
     if isinstance(base.budget, Tokens):
