@@ -58,7 +58,7 @@ def heldout(before: dict[str, Any] | None, after: dict[str, Any] | None) -> Rend
             if before_held
             else (name, base.number(values[1]))
         )
-    title = f"held-out: {base.count(known['rows'])} rows, {base.count(known['targets'])} targets"
+    title = f"held-out: {base.many(known['rows'], 'row')}, {base.many(known['targets'], 'target')}"
     columns = [title, "before", "after"] if before_held else [title, ""]
     return base.table(columns, rows, right=[1, 2])
 
