@@ -41,6 +41,42 @@ def test_no_heavy_library_is_loaded_by(code: str) -> None:
     assert loaded_by(code) == set()
 
 
+VERBS = [
+    (0, ["check", "rows.jsonl"]),
+    (2, ["check", "nothing.jsonl"]),
+    (2, ["check", "nothing.jsonl", "--model", "MODEL"]),
+    (0, ["check", "rows.jsonl", "--model", "./none"]),
+    (2, ["stats", "nothing.jsonl", "--model", "MODEL"]),
+    (2, ["show", "nothing.jsonl", "--model", "MODEL"]),
+    (0, ["clean", "rows.jsonl", "--out", "cleaned"]),
+    (2, ["clean", "nothing.jsonl", "--out", "cleaned"]),
+    (0, ["convert", "rows.jsonl", "--to", "alpaca", "--out", "other.jsonl"]),
+    (0, ["split", "rows.jsonl", "--validation", "2", "--out", "parts"]),
+    (0, ["sample", "rows.jsonl", "--number", "9", "--out", "few.jsonl"]),
+    (0, ["augment", "rows.jsonl", "--out", "more.jsonl"]),
+]
+DATA = """
+import contextlib, io, json, os, sys, tempfile
+from pathlib import Path
+from tunesmith import bundled
+from tunesmith.app.cli import main
+os.chdir(tempfile.mkdtemp())
+rows = [json.dumps({"prompt": f"What is {n} and one more?", "response": f"It is {n + 1}."}) for n in range(30)]
+Path("rows.jsonl").write_text("\\n".join(rows))
+for expected, words in VERBS:
+    words = [str(Path(bundled.__file__).parent / "model") if word == "MODEL" else word for word in words]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = main(["data", *words])
+    assert code == expected, (words, code, errors.getvalue())
+    assert not {"torch", "transformers"} & set(sys.modules), words
+"""
+
+
+# mutation tried: check that asks for the tokenizer of a model that is not there
+def test_what_is_done_to_data_without_a_model_loads_no_heavy_library() -> None:
+    assert loaded_by(f"VERBS = {VERBS}{DATA}") <= {"numpy.linalg", "tokenizers"}
+
+
 def test_importing_prints_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "default", "-c", "import tunesmith, tunesmith.run, tunesmith.app.cli"],

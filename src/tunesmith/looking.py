@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.errors import DataError, ModelError
+from tunesmith.errors import DataError, UserError
 from tunesmith.events import Reporter
 from tunesmith.opened import tokenizer_of
+from tunesmith.readable import require_model, require_readable, require_sources
 from tunesmith.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     from tunesmith.data.spoken import describe_rows
     from tunesmith.data.stats import stats as describe
 
+    require_readable(recipe)
     tokenizer, template = words_of(recipe)
     data = prepare_data(
         recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
@@ -42,6 +44,7 @@ def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dic
     """The label X-ray of the first rows: the contracted JSON of `data show`."""
     from tunesmith.data.show import show as xray
 
+    require_readable(recipe)
     tokenizer, template = words_of(recipe)
     return xray(recipe.data, recipe.objective, tokenizer, template, rows)
 
@@ -62,12 +65,7 @@ def check(
     from tunesmith.data.doctor.rules import load_all
 
     by_yaml, own = load_all(rules)
-    try:
-        template = words_of(recipe)[1]
-    except ModelError:
-        if model_score:
-            raise
-        template = None
+    template = words_of(recipe)[1] if model_score or _has_words(recipe) else None
     return examine(
         recipe.data,
         objective=recipe.objective,
@@ -79,6 +77,20 @@ def check(
         score=_scorer(recipe) if model_score else None,
         examples=examples,
     ).to_json()
+
+
+def _has_words(recipe: Recipe) -> bool:
+    """Whether a tokenizer is at hand, and a file to read with it: loading one takes seconds."""
+    with suppress(UserError):
+        require_model(recipe.model)
+        problems = []
+        for source in recipe.data.train:
+            try:
+                require_sources([source])
+            except UserError as error:
+                problems.append(error)
+        return len(problems) < len(recipe.data.train)
+    return False
 
 
 def clean(

@@ -84,7 +84,9 @@ def draw_rows(
                 break
         if count > spool.rows:
             raise DataError.at(
-                sources[0].path, f"has {spool.rows} rows, {count} are asked for", "ask for fewer"
+                sources[0].path,
+                f"has {spool.rows} rows, {count} are asked for",
+                f"ask for fewer: --number {spool.rows}",
             )
         numbers = heapq.nsmallest(count, range(len(keys)), key=lambda i: (rank(keys[i][-1], seed), i))
         chosen = set(numbers) if random else set(range(count))
