@@ -35,6 +35,8 @@ def mended(find, text: str, role: str = "assistant") -> str:
     ("text", "masked"),
     [
         ("打 13812345678 找我", "打 [PHONE] 找我"),
+        ("我的电话是13812345678吗", "我的电话是[PHONE]吗"),  # mutation tried: patterns without re.ASCII
+        ("拨打010-62345678咨询，邮箱lin.tao@shop.cn即可", "拨打[PHONE]咨询，邮箱[EMAIL]即可"),
         ("+86 138-1234-5678", "[PHONE]"),
         ("call (415) 867-5309 now", "call [PHONE] now"),
         ("身份证 11010519491231002X。", "身份证 [ID]。"),

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 
 from tunesmith.data.doctor.pieces import Mark, Piece
 
-_EMAIL = re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])")
+# ASCII: a Chinese character is a \w too, and stands without a space before and behind what is looked for.
+_EMAIL = re.compile(
+    r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])", re.ASCII
+)
 _ID = re.compile(r"(?<![0-9A-Za-z.,])[1-9]\d{5}(?:19|20)\d{9}[0-9Xx](?![0-9A-Za-z])")
 _CARD = re.compile(
     r"(?<![0-9A-Za-z.,-])(?<!\d )(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -])\d{6}\2\d{4,5})"
@@ -25,7 +28,8 @@ _PHONE = re.compile(
     r"(?<![\w.,+-])(?:\+?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?![\w-]|[.,]\d)"  # a Chinese mobile
     r"|(?<![\w.,+-])0[1-9]\d{1,2}-[2-8]\d{6,7}(?![\w-]|[.,]\d)"  # a Chinese landline with its area code
     r"|(?<![\w.,+-])\+\d{1,3}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w-]|[.,]\d)"  # E.164
-    r"|(?<![\w.,+-])(?:\+?1[ -.])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-.]\d{4}(?![\w-]|[.,]\d)"  # NANP
+    r"|(?<![\w.,+-])(?:\+?1[ -.])?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])[2-9]\d\d[-.]\d{4}(?![\w-]|[.,]\d)",  # NANP
+    re.ASCII,
 )
 # Reserved for examples: RFC 2606 domains, 555-01xx numbers.
 _INVENTED = re.compile(
