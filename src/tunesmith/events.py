@@ -12,10 +12,12 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any, ClassVar, Protocol
+
+from tunesmith.redact import redact
 
 MOST_WAITING = 10_000
 """Lines kept in memory while the disk takes none."""
@@ -146,7 +148,8 @@ class Recording:
     _lock: Lock = field(default_factory=Lock)
 
     def event(self, event: Event) -> None:
-        """Append one line, whole, and tell the listener."""
+        """Append one line, whole, and tell the listener. What a library said may hold a secret: not any more."""
+        event = _without_secrets(event)
         with self._lock:  # whoever watches for stalls speaks from a thread of its own
             refused = self._write(_line(event))
         if refused is not None:
@@ -169,6 +172,17 @@ class Recording:
     def progress(self, what: str, done: int, total: int | None) -> None:
         """Progress is for people; it is not recorded."""
         self.listener.progress(what, done, total)
+
+
+def _without_secrets(event: Event) -> Event:
+    match event:
+        case Rescued():
+            return replace(event, reason=redact(event.reason), action=redact(event.action))
+        case Failed():
+            told = tuple({key: redact(text) for key, text in each.items()} for each in event.problems)
+            return replace(event, problems=told)
+        case _:
+            return event
 
 
 def to_json(event: Event) -> dict[str, Any]:

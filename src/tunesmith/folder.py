@@ -151,7 +151,7 @@ class RunFolder:
                 f"go on with it: tunesmith train {self.recipe} --resume; or choose another: output=NEW",
             )
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
-        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)):
             what = f"cannot be created: {there} is {'not writable' if there.is_dir() else 'no folder'}"
             raise FolderError.at(str(self.path), what, "choose a writable output= folder")
 

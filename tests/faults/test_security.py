@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import tunesmith
+import tunesmith.run
 from tests.faults.trying import run
 from tests.folders import make_model, write_rows
+from tunesmith.errors import ModelError
 
 SOURCE = Path(tunesmith.__file__).parent
 OWN_PIPES = {
@@ -70,16 +72,54 @@ def test_no_secret_of_the_environment_reaches_a_run_folder(
         "HF_TOKEN": "hf_CANARYcanaryCANARY",
         "MY_API_KEY": "sk-CANARYcanaryCANARY",
         "PASSWORD": "CANARY-swordfish",
+        "WANDB_API_KEY": "CANARY0123456789abcdef",
     }
-    for name, value in secrets.items():
+    in_addresses = {
+        "HF_ENDPOINT": "https://me:CANARYendpoint@127.0.0.1:9",
+        "HTTPS_PROXY": "http://me:CANARYproxy@127.0.0.1:9",
+    }
+    for name, value in (secrets | in_addresses).items():
         monkeypatch.setenv(name, value)
     code, document, err, _ = run(["train", str(recipe)])
     assert code == 0, document
     written = [path.read_bytes() for path in (recipe.parent / "run").rglob("*") if path.is_file()]
     assert len(written) > 8
-    for secret in secrets.values():
+    for secret in (*secrets.values(), "CANARYendpoint", "CANARYproxy", "CANARY"):
         assert secret not in err + json.dumps(document)
         assert not any(secret.encode() in content for content in written)
+
+
+SAID = "401 for hf_CANARYcanaryCANARY at https://me:CANARYpass@host/x, Bearer CANARYcanary0123"
+
+
+# mutation tried: Recording passes events on as they are; failure.report does not redact
+@pytest.mark.parametrize(("error", "code"), [(ModelError, 2), (RuntimeError, 1)])
+def test_no_secret_in_what_a_library_says_is_told_or_kept(
+    error: type[Exception], code: int, recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def tune(*words: object) -> None:
+        raise ModelError.at("the hub", SAID, SAID) if error is ModelError else error(SAID)
+
+    (tmp_path / "crashes").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "crashes"))
+    monkeypatch.setattr(tunesmith.run, "tune", tune)
+    found, document, err, _ = run(["train", str(recipe)])
+    assert found == code
+    written = [p for folder in ("run", "crashes") for p in (tmp_path / folder).rglob("*") if p.is_file()]
+    assert any(path.name.startswith("tunesmith-crash") for path in written) == (code == 1)
+    assert code == 1 or '"failed"' in (tmp_path / "run/events.jsonl").read_text()
+    for text in (err, json.dumps(document), *(path.read_bytes().decode("latin-1") for path in written)):
+        assert "CANARY" not in text
+
+
+@pytest.mark.parametrize(
+    "key", ["model", "data.train", "data.validation", "output", "data.template", "evaluation.probes"]
+)
+def test_an_address_with_a_password_is_refused_and_not_repeated(key: str, recipe: Path) -> None:
+    code, document, err, _ = run(["train", str(recipe), f"{key}=https://me:CANARYpass@host/x"])
+    assert code == 2
+    assert "CANARY" not in json.dumps(document) + err
+    assert not (recipe.parent / "run").exists()
 
 
 # mutation tried: let_read changes nothing; it failed before let_read was there, too

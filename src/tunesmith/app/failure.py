@@ -14,11 +14,11 @@ import tempfile
 import traceback
 
 from tunesmith.app.answer import write_json
-from tunesmith.app.redact import redact
 from tunesmith.app.render import problems as pages
 from tunesmith.app.render.base import console
 from tunesmith.errors import DiskFullError, DoesNotFitError, FolderError, Interrupted, Problem, TunesmithError
 from tunesmith.folder import cause_of
+from tunesmith.redact import redact
 
 DEBUG = "TUNESMITH_DEBUG"
 

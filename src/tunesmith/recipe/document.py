@@ -92,6 +92,13 @@ class Recipe(Section):
             return {**value, **TUNING_ALIASES[value["method"]]}
         return value
 
+    @field_validator("output")
+    @classmethod
+    def _output_is_a_folder(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError("is an address; a run folder lies on this machine")
+        return value
+
     @field_validator("budget", mode="before")
     @classmethod
     def _one_budget(cls, value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tunesmith.app.redact import redact
+from tunesmith.redact import redact
 
 
 # mutation tried: return text unchanged
