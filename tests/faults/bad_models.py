@@ -104,6 +104,13 @@ def index(folder: Path) -> None:
     )
 
 
+def index_outside(folder: Path) -> None:
+    """An index that names a file beyond its folder."""
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "../../secret.safetensors"}})
+    )
+
+
 def nan(held: dict[str, Any]) -> None:
     """A weight that is no number."""
     held["lm_head.weight"][3, 3] = float("nan")
@@ -144,6 +151,7 @@ CASES = [
     model("no weights", remove("model.safetensors"), "", "", words=TRAIN),
     model("pickled weights", pickled, "", "pickle|safetensors", words=TRAIN),
     model("a shard is missing", index, "model-00002", "not there", words=TRAIN),
+    model("an index that names a file outside", index_outside, "index.json", "outside its folder"),
     model(
         "weights cut short",
         lambda f: write("model.safetensors", (f / "model.safetensors").read_bytes()[:-100])(f),

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.faults import bad_models, bad_recipes, bad_rows, bad_words
 from tests.faults.trying import Case, check
 from tests.folders import make_model
+from tunesmith.app.cli import main
+from tunesmith.errors import Problem, RecipeError
+from tunesmith.recipe import Recipe, dump, parse
+from tunesmith.recipe.plain_yaml import parse_yaml
 
 TABLES = {
     "recipe": bad_recipes.CASES,
@@ -47,6 +57,81 @@ def test_it_is_told_what_where_and_what_to_do(
     assert not (folder / "CANARY").exists(), "a pickle was opened"
 
 
+GOOD: dict[str, Any] = {
+    "model": {"path": "m", "dtype": "auto"}, "data": {"train": [{"path": "a.jsonl"}], "validation": 0.1, "mix": {}},
+    "tuning": {"method": "lora", "rank": 4}, "objective": "sft", "optim": {"lr": 1e-3, "warmup": 0.1},
+    "budget": {"steps": 3}, "compute": {}, "evaluation": {"tasks": [{"name": "a", "kind": "loss", "path": "b"}]},
+    "checkpoint": {}, "rescue": {}, "sharding": {}, "track": [], "seed": 0, "output": "runs/x",
+}  # fmt: skip
+KEYS = sorted(
+    {
+        f"{key}.{part}".rstrip(".")
+        for key, field in Recipe.model_fields.items()
+        for part in (*getattr(field.annotation, "model_fields", {}), "", "odd", "0", "0.path")
+    }
+)
+SCRAPS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.dates()
+    | st.binary(max_size=3)
+)
+VALUES = st.recursive(
+    SCRAPS | st.sampled_from([1, 0.5, -1, "auto", "lora", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["path", "method", "steps", "x"]) | st.text(max_size=3), inner, max_size=3
+        )
+    ),
+    max_leaves=6,
+)
+
+
+# mutation tried: problems.py looks up a key that is not there (KeyError reaches the user)
+@settings(max_examples=300, deadline=None)
+@given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4))
+def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:
+    """Random values at random keys of a good recipe: taken, and written and read back the same, or told in words."""
+    values = copy.deepcopy(GOOD)
+    for key, value in changes:
+        *parents, last = key.split(".")
+        here: Any = values
+        for name in parents:
+            here = here.get(name) if isinstance(here, dict) else None
+        if isinstance(here, dict):
+            here[last] = value
+    problems: tuple[Problem, ...] = ()
+    try:
+        found = parse(values)
+    except RecipeError as error:
+        problems = error.problems
+    else:
+        assert parse(parse_yaml(dump(found), "again")) == found
+    assert all(problem.where and problem.what and problem.fix for problem in problems)
+
+
+WORDS = st.sampled_from(
+    ["nothing", "--json", "--help", "--", "-", "", "--rows", "--out", "=", "a=b", "seed=1", "--model", "nothing=1",
+     "\0", "--prompt", "--to", "merged", "--resume", "--steps", "-1", "1e9", "nan", "../..", "--tasks", "--png", "失眠"]
+) | st.text(max_size=5)  # fmt: skip
+VERBS = ["train", "plan", "eval", "chat", "export", "runs show", "runs compare", "methods", "import", "lr-find",
+         "sweep", "data show", "data stats", "vocab", "init", "tarin", ""]  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(verb=st.sampled_from(VERBS), words=st.lists(WORDS, max_size=5))
+def test_whatever_words_are_typed_is_answered(verb: str, words: list[str]) -> None:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main([*verb.split(), *words])
+    assert code in (0, 2), (verb, words, err.getvalue())
+    assert "Traceback" not in err.getvalue()
+
+
 def test_the_table_is_as_long_as_promised() -> None:
-    assert len(EVERY) >= 150
+    assert len(EVERY) >= 350
     assert len(EVERY) == sum(map(len, TABLES.values())), "two cases of one name"

@@ -30,3 +30,15 @@ def test_every_fault_test_is_on_the_page() -> None:
     listed = {file for file, _ in named("faults.md")}
     own = ("disk", "bad_steps", "memory", "signals", "kills", "resuming", "poison", "same_bits")
     assert {f"tests/faults/test_{name}.py" for name in own} <= listed
+
+
+@pytest.mark.parametrize("page", ["faults.md", "faults.zh-CN.md"])
+def test_every_row_of_the_matrix_is_on_the_page(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    told: set[int] = set()
+    for cell in re.findall(r"^\| ([\d, -]+) \|", text, re.M):
+        for part in filter(None, cell.replace(" ", "").split(",")):
+            first, _, last = part.partition("-")
+            if first:
+                told |= set(range(int(first), int(last or first) + 1))
+    assert told == set(range(1, 67))

@@ -133,6 +133,17 @@ def test_what_cannot_be_used_says_why(adapter: Path, changes: dict[str, Any], wo
         read_facts(Model(path=str(adapter)))
 
 
+# mutation tried: PEFT's warning is not listened to; the adapter then answers like its base
+def test_an_adapter_whose_weights_fit_nothing_is_refused(adapter: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = adapter / "adapter_model.safetensors"
+    renamed = {name.replace("layers", "blocks"): tensor for name, tensor in load_file(file).items()}
+    save_file(renamed, file)
+    with pytest.raises(ModelError, match="lacks weights that its config names"):
+        run.open_model(adapter)
+
+
 def test_pickled_adapters_are_never_loaded(adapter: Path) -> None:
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     with pytest.raises(ModelError, match="never loaded"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +63,31 @@ def training(model: nn.Module) -> TunedModel:
 
 
 def attach_adapter(lm: nn.Module, folder: Path, name: str = "default") -> PeftModel:
-    """The base with a saved adapter on it. Raises ModelError where it does not fit."""
+    """The base with a saved adapter on it. Raises ModelError where it does not fit, in whole or in part.
+
+    PEFT only warns where the file lacks what the config promises: such an adapter would answer like its base.
+    """
     try:
-        with _old_name():
-            return PeftModel.from_pretrained(lm, folder, adapter_name=name, is_trainable=False)
+        with _old_name(), warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            found = PeftModel.from_pretrained(lm, folder, adapter_name=name, is_trainable=False)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
         first = str(error).strip().splitlines()[0][:300]
         what, fix = f"the adapter does not fit: {first}", "use the base it was trained on"
         raise ModelError.at(str(folder), what, fix) from error
+    warned = (
+        str(each.message).partition("missing adapter keys while loading the checkpoint: ") for each in heard
+    )
+    require_all(folder, [names for _, said, names in warned if said])
+    return found
+
+
+def require_all(folder: Path, lacking: Sequence[str]) -> None:
+    """Raise ModelError where an adapter's file lacks weights that its config names."""
+    if lacking:
+        what = f"the adapter lacks weights that its config names: {', '.join(lacking):.200}"
+        fix = "copy the adapter again, whole, or name the base it was trained on"
+        raise ModelError.at(str(folder), what, fix)
 
 
 @dataclass(frozen=True, slots=True)

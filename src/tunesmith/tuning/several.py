@@ -15,7 +15,7 @@ from torch import nn
 from tunesmith.errors import ModelError
 from tunesmith.tuning.joined import Update, adapter_state, join, write_adapter
 from tunesmith.tuning.lora_layers import lora_layers
-from tunesmith.tuning.peft_methods import attach_adapter
+from tunesmith.tuning.peft_methods import attach_adapter, require_all
 
 
 def attach_several(lm: nn.Module, folders: Mapping[str, Path]) -> nn.Module:
@@ -24,10 +24,11 @@ def attach_several(lm: nn.Module, folders: Mapping[str, Path]) -> nn.Module:
     model: Any = attach_adapter(lm, folder, first)
     for name, folder in others:
         try:
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=False)
+            lacking = model.load_adapter(str(folder), adapter_name=name, is_trainable=False).missing_keys
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             what = f"the adapter does not fit: {str(error).strip().splitlines()[0][:300]}"
             raise ModelError.at(str(folder), what, "use the base it was trained on") from error
+        require_all(folder, lacking)
     weigh(model, dict.fromkeys(folders, 1.0))
     return model.eval()
 
