@@ -5,6 +5,7 @@ import torch
 
 from tests.tiny import DENSE, random_samples, tiny_model
 from tunesmith.data.loader import collate
+from tunesmith.kernels import documents as documents_module
 from tunesmith.kernels.attention import NAME
 from tunesmith.kernels.documents import group_documents
 from tunesmith.model.families import FAMILIES
@@ -39,9 +40,12 @@ def test_every_token_stands_in_exactly_one_slot():
 
 @pytest.mark.parametrize("family", DENSE)
 @pytest.mark.parametrize("packing", [True, False])
-def test_packed_logits_equal_each_document_alone_through_the_models_own_attention(family, packing):
+def test_packed_logits_equal_each_document_alone_through_the_models_own_attention(
+    family, packing, monkeypatch
+):
     # mutation tried: `starts` of _runs off by one; is_causal=False; SHORTEST_IN_GROUP masks left out
     # and: the soft cap, a window, a family's logit scale left out; Family.layers of another family
+    monkeypatch.setattr(documents_module, "APART_FROM", 1)  # of those without padding, where they stand
     model = tiny_model(family)
     assert not own_forward(model)
     samples = list(random_samples(7))
@@ -101,3 +105,32 @@ def test_hidden_states_are_gathered_in_the_order_of_the_labels():
     torch.testing.assert_close(
         found.head.logits(found.hidden), _logits(model, batch).reshape(-1, 97)[flat >= 0]
     )
+
+
+def test_longer_documents_are_attended_where_they_stand():
+    segments = torch.repeat_interleave(torch.arange(3), torch.tensor([30, 50, 40]))[None]
+    there = group_documents(segments, calls_are_cheap=True)
+    assert there.in_place
+    assert there.queries.tolist() == list(range(120))
+    assert not group_documents(segments).in_place
+    padded = torch.cat([segments, torch.full((1, 5), -1)], 1)
+    assert not group_documents(padded, calls_are_cheap=True).in_place
+    short = torch.arange(40).repeat_interleave(3)[None]
+    assert not group_documents(short, calls_are_cheap=True).in_place
+
+
+@pytest.mark.parametrize("family", DENSE)
+def test_documents_attended_where_they_stand_equal_those_laid_in_groups(family, monkeypatch):
+    model = tiny_model(family)
+    batch = collate(list(random_samples(6)), packing=True)
+    results = []
+    for least in (1, 10_000):
+        monkeypatch.setattr(documents_module, "APART_FROM", least)
+        model.zero_grad()
+        loss = summed_loss(model, batch)
+        loss.backward()
+        results.append((loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    (one, grads), (other, others) = results
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=0)
+    for a, b in zip(grads, others):
+        assert (a - b).norm() <= 1e-5 * b.norm() + 1e-9

@@ -10,6 +10,7 @@ import pytest
 
 from tunesmith.model.facts import facts_from_config
 from tunesmith.plan.activations import (
+    INDEX,
     layer_costs,
     numbers,
     recomputed_layers,
@@ -173,8 +174,13 @@ def test_checkpointed_bytes_are_exact(family: str, tuning: Tuning, count: int) -
     trains = what_trains(tuning, facts)
     size = numbers(trains, False)
     again = recomputed_layers(layer_costs(facts, trains, size, 1.0), count)
-    measured, targets = count_saved(config, tuning, [64, 64], bf16=False, recomputed=again)
+    measured, targets = count_saved(config, tuning, [16] * 8, bf16=False, recomputed=again)
     assert round(saved_bytes(facts, trains, size, 128, targets, recomputed=count).total) == measured
+
+
+def test_documents_that_stay_where_they_stand_keep_no_slots() -> None:
+    measured, targets = count_saved(FAMILIES["llama"], TUNINGS[0], [64, 64], bf16=False)
+    assert predicted(FAMILIES["llama"], TUNINGS[0], 128, targets, bf16=False) == measured + 128 * 2 * INDEX
 
 
 # mutation tried: without disable_input_require_grads every layer goes through backward

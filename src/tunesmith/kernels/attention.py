@@ -1,6 +1,7 @@
 """Attention over packed documents: each attends to itself alone, grouped by length, never through a T x T mask.
 
     tokens -> slots of the groups (documents.py) -> attention within each -> back in the order of those who asked
+    longer ones on a processor stay where they stand, a call each
 A document's output is a function of that document only; windows, scaling and soft caps are those the model's own
 layers ask for. Keys and values that stand before the row's own (prefix tuning) are seen by every token of every
 document:
@@ -72,12 +73,7 @@ def packed_attention(
     prefix = (key[0, :, :before], value[0, :, :before]) if before else None
     key, value = key[:, :, before:], value[:, :, before:]
     query, key, value = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
-    query = Gather.apply(query, documents.queries, documents.query_place, documents.asking_real)
-    if documents.key_place is None:  # keys of several branches: their gradients are summed
-        key, value = key.index_select(0, documents.keys), value.index_select(0, documents.keys)
-    else:
-        places = documents.keys, documents.key_place, documents.key_real
-        key, value = Gather.apply(key, *places), Gather.apply(value, *places)
+    query, key, value = _in_slots(query, key, value, documents)
     asked = [group.documents * group.asked for group in documents.groups]
     held = [group.documents * group.length for group in documents.groups]
     limits: Any = {"scaling": scaling, "dropout": dropout, "window": sliding_window, "softcap": softcap}
@@ -85,10 +81,25 @@ def packed_attention(
         _attend(group, q, k, v, prefix, **limits)
         for group, q, k, v in zip(documents.groups, query.split(asked), key.split(held), value.split(held))
     ]
-    out = Gather.apply(torch.cat(outputs), documents.query_place, documents.queries, documents.query_real)
+    out = torch.cat(outputs)
+    if not documents.in_place:
+        out = Gather.apply(out, documents.query_place, documents.queries, documents.query_real)
     if documents.asking_real is not None:
         out = out.masked_fill(~documents.asking_real.view(-1, 1, 1), 0)
     return out.view(batch, asking, heads, -1), None
+
+
+def _in_slots(
+    query: Tensor, key: Tensor, value: Tensor, documents: Documents
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What stands in each slot of the groups: query [asking H D], key and value [B*T Hkv D] -> [slots ... D]."""
+    if documents.in_place:
+        return query, key, value
+    query = Gather.apply(query, documents.queries, documents.query_place, documents.asking_real)
+    if documents.key_place is None:  # keys of several branches: their gradients are summed
+        return query, key.index_select(0, documents.keys), value.index_select(0, documents.keys)
+    places = documents.keys, documents.key_place, documents.key_real
+    return query, Gather.apply(key, *places), Gather.apply(value, *places)
 
 
 def _attend(

@@ -13,7 +13,7 @@ Shapes: B batch, T tokens of a row, N documents of a group, K longest path, Q mo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,9 @@ from torch import Tensor
 
 # Documents at least this share of the group's longest are attended together: padding costs less than a call.
 SHORTEST_IN_GROUP = 0.8
+# Documents of at least so many tokens on the mean are attended where they stand, one after the other: on a processor
+# laying them side by side walks eight times through queries, keys and values (a call costs what 30 tokens of it do).
+APART_FROM = 32
 # Where more than this share of a path asks, all of it does (the rest in vain): a square needs no mask, and half
 # of it is skipped.
 SQUARE_FROM = 0.5
@@ -58,6 +61,7 @@ class Documents:
     key_place: Tensor | None  # Int64[Tensor, "B*T"]
     key_real: Tensor | None  # Bool[Tensor, "B*T"]; None where each token is some document's key
     width: int  # keys of a row, T
+    in_place: bool = False  # slots are the tokens of the row, as they stand: nothing is gathered
     # Int32[Tensor, "runs+1"]: where each run of the flat batch begins, and the end
     cumulative: Tensor | None = None
     longest: int = 0  # tokens of the longest run
@@ -98,22 +102,31 @@ def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
 
 
 def group_documents(
-    segments: Tensor, parents: Tensor | None = None, shortest: float = SHORTEST_IN_GROUP
+    segments: Tensor,
+    parents: Tensor | None = None,
+    shortest: float = SHORTEST_IN_GROUP,
+    calls_are_cheap: bool = False,
 ) -> Documents:
     """Find the documents of a batch. segments: Int64[Tensor, "B T"] on the CPU, -1 is padding.
 
     A document is a run of equal segment numbers within a row. Those of at least the share `shortest` of a
-    group's longest stand together; at 1 only equals do, and nothing is padded. `parents` (of a single row): the
-    run that each run goes on from, before it in the row, or -1.
+    group's longest stand together; at 1 only equals do, and nothing is padded. `calls_are_cheap`: each by itself
+    where it stands, unless they are very short. `parents` (of a single row): the run that each run goes on from,
+    before it in the row, or -1.
     """
     flat = segments.numpy()
     starts, lengths = _runs(flat)
     every = np.arange(flat.size)
     rows = _rows(starts, lengths, parents, every)
     real = flat.reshape(-1) >= 0
-    found = _documents(rows, flat.size, real, parents is not None, flat.shape[1], shortest)
+    apart = bool(calls_are_cheap and parents is None and real.all() and lengths.mean() >= APART_FROM)
+    groups: Iterable[tuple[bool, list[_Row]]] = (
+        [(True, [row]) for row in rows] if apart else _similar(rows, shortest)
+    )
+    found = _documents(groups, flat.size, real, parents is not None, flat.shape[1])
     if parents is not None:
         return found
+    found = replace(found, in_place=apart)
     ends = np.append(_beginnings(flat), flat.size).astype(np.int32)  # padding, too, is a run
     return replace(found, cumulative=torch.from_numpy(ends), longest=int(np.diff(ends).max(initial=0)))
 
@@ -135,7 +148,11 @@ def ask_only(segments: Tensor, places: Tensor, parents: Tensor | None = None) ->
     back[order] = np.arange(len(order))
     rows = _rows(*_runs(flat), parents, back, asking)
     documents = _documents(
-        rows, len(order), np.ones(len(asking), bool), parents is not None, len(order), SHORTEST_IN_GROUP
+        _similar(rows, SHORTEST_IN_GROUP),
+        len(order),
+        np.ones(len(asking), bool),
+        parents is not None,
+        len(order),
     )
     return LastLayer(
         torch.from_numpy(order), torch.from_numpy(back), _none_if_all(real), len(asking), documents
@@ -193,14 +210,14 @@ def _rows(
 
 
 def _documents(
-    rows: Sequence[_Row], tokens: int, asking_real: ndarray, shared: bool, width: int, shortest: float
+    grouped: Iterable[tuple[bool, list[_Row]]], tokens: int, asking_real: ndarray, shared: bool, width: int
 ) -> Documents:
-    """Lay rows into groups of slots."""
+    """Lay groups of rows, square or not, into slots."""
     groups, queries, reals, keys = [], [], [], []
     query_place = np.zeros(len(asking_real), np.int64)
     key_place, key_real = np.zeros(tokens, np.int64), np.zeros(tokens, bool)
     query_slots = key_slots = 0
-    for square, members in _similar(rows, shortest):
+    for square, members in grouped:
         longest = len(members[0].keys)
         most = longest if square else max(len(row.queries) for row in members)
         shape = (len(members), most)

@@ -13,6 +13,7 @@ Shapes: n learnt tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,9 +48,11 @@ class Head:
 def _rows(
     hidden: Tensor, weight: Tensor | Table, dtype: torch.dtype, learns: bool = True, trains: bool = False
 ) -> int:
-    """Rows of a chunk, where products are computed in `dtype`."""
+    """Rows of a chunk, where products are computed in `dtype`; all alike, for each reads the whole weight."""
     alive = bytes_a_logit(dtype.itemsize, _fused_on(hidden, dtype), learns, trains)
-    return rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
+    most = rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
+    chunks = max(1, math.ceil(len(hidden) / most))
+    return max(1, math.ceil(len(hidden) / chunks))
 
 
 def _card_bytes(device: torch.device) -> int | None:

@@ -101,7 +101,7 @@ def entering(lm: Any, batch: Batch, depth: int) -> Tensor:
         raise _ReachedError(args[0] if args else kwargs["hidden_states"])
 
     device = lm.device
-    documents = group_documents(batch.segments)
+    documents = group_documents(batch.segments, calls_are_cheap=device.type == "cpu")
     if device.type != "cpu":
         documents = documents.to(device)
     handle = _layers(lm)[depth].register_forward_pre_hook(reached, with_kwargs=True, prepend=True)

@@ -332,7 +332,8 @@ def _ends(
 
 def _shared(facts: ModelFacts, trains: Trains, size: Numbers, slack: float, length: float) -> float:
     """Kept once for all layers, bytes a token: the rotation's cosine and sine, the documents' places and slots."""
-    slots = slack / (1 + trains.virtual_keys / length) if length else slack  # learnt keys have none
+    # learnt keys have no slots, and documents that a processor attends where they stand none at all: 16 bytes too many
+    slots = slack / (1 + trains.virtual_keys / length) if length else slack
     return (0 if facts.spelling.rotary_each else _rotation(facts, size)) + INDEX + INDEX * slots
 
 
