@@ -91,7 +91,6 @@ VALUES = st.recursive(
 )
 
 
-# mutation tried: problems.py looks up a key that is not there (KeyError reaches the user)
 @settings(max_examples=300, deadline=None)
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4))
 def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:

@@ -45,7 +45,6 @@ for name, table in tables.items():
 """
 
 
-# mutation tried: tokenizer_of imports model.load first; require_readable looks at nothing
 def test_no_heavy_library_is_loaded_to_say_what_is_wrong(tmp_path: Path) -> None:
     assert sum(map(len, LIGHT.values())) > 230
     make_model(tmp_path / "model")

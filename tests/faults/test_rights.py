@@ -58,7 +58,6 @@ CASES = [  # words, where
 ]
 
 
-# mutation tried: require_new does not ask whether a folder can be made (the run then fails after its preparation)
 @pytest.mark.parametrize(("words", "where"), CASES)
 def test_what_may_not_be_read_or_written_is_named_before_anything_is_done(
     words: str, where: str, place: Path

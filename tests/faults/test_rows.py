@@ -22,7 +22,6 @@ from tunesmith.errors import DataError, RecipeError
 from tunesmith.recipe import Data, Recipe, Source
 
 
-# mutation tried: Worker.do answers a dead process with empty books
 def test_a_worker_that_is_killed_is_told_and_what_it_made_is_kept(
     tmp_path: Path,
     small_pieces: None,  # noqa: F811
@@ -50,7 +49,6 @@ def test_a_worker_that_is_killed_is_told_and_what_it_made_is_kept(
     assert told(prepare(data, "sft", *tools, workers=0)) == again
 
 
-# mutation tried: the gradient divided by the micro-batch's own targets
 def test_a_run_resumed_with_other_micro_batches_ends_the_same(tmp_path: Path) -> None:
     """Row 21: in float64 to 1e-12 of the weights."""
     double = {"dtype": torch.float64, "evaluate": False}
