@@ -1,7 +1,7 @@
 """Put what was measured of the forecast into the package and the pages: one state of the code, no number by hand.
 
     tunesmith bench --memory --out memory.json      (some seven minutes on a quiet machine)
-    python benchmarks/time_forecast.py              (some four)
+    python benchmarks/time_forecast.py              (under five)
     python docs/make_forecast.py [memory.json] [benchmarks/results/time_forecast.json]
 
 Each document given replaces its rows in src/tunesmith/plan/measured.json; then the tables between the marks
@@ -59,7 +59,7 @@ def take(packaged: Json, given: Json) -> Json:
         }
     rows = [
         {"kind": device["kind"], "device": device["name"],
-         **{key: row[key] for key in ("what", "predicted_seconds", "measured_seconds", "processor_seconds")}}
+         **{key: row[key] for key in ("what", "predicted_seconds", "measured_seconds", "processor_seconds", "counts")}}
         for row in given["rows"]
     ]  # fmt: skip
     return {**packaged, "time": rows, "time_made": {"made": given["made"], "threads": given["threads"]}}

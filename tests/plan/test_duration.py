@@ -57,13 +57,13 @@ def test_work_adds_up_and_takes_time() -> None:
 
 
 def test_a_processor_is_measured_and_a_card_is_looked_up() -> None:
-    measured = find_speed(Device("cpu", "any", 2**30, bf16=False), FACTS)
+    measured = find_speed(Device("cpu", "any", 2**30, bf16=False), FACTS, bf16=False)
     assert 1e8 < measured.flops < 1e14
     assert 1e7 < measured.bytes < 1e13
     assert measured.score_seconds > 0
-    card = find_speed(Device("cuda", "NVIDIA H200", 2**37, bf16=True), FACTS)
+    card = find_speed(Device("cuda", "NVIDIA H200", 2**37, bf16=True), FACTS, bf16=True)
     assert card.flops == pytest.approx(0.45 * 790e12)
-    unknown = find_speed(Device("cuda", "Card of tomorrow", 2**37, bf16=True), FACTS)
+    unknown = find_speed(Device("cuda", "Card of tomorrow", 2**37, bf16=True), FACTS, bf16=True)
     assert 0 < unknown.flops < card.flops
 
 
@@ -74,3 +74,32 @@ def test_threads_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert duration.threads() >= 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert duration.threads() >= 1
+
+
+def test_other_work_on_the_machine_is_told_from_a_slow_machine() -> None:
+    # mutation tried: the quickest turn by the clock
+    assert duration.busy((1.0, 0.98), (0.5, 0.49)) == 1.0
+    assert duration.busy((3.0, 1.0), (1.5, 0.5)) == pytest.approx(3.0)
+    calm, beside = Speed(1e9, 1e8, 0.01), Speed(1e9, 1e8, 0.01, busy=3.0)
+    assert Work(1e9, 1e8, 1).seconds(beside) == pytest.approx(3 * Work(1e9, 1e8, 1).seconds(calm))
+
+
+def test_many_short_documents_cost_more_attention_than_their_scores() -> None:
+    # mutation tried: FLOOR = 0
+    def scores(length: float) -> float:
+        return work(Lora(method="lora"), Stretch(4096, 2048, length, 2)).scores
+
+    assert scores(20) > scores(80)
+    assert scores(512) > 3 * scores(80)
+
+
+def test_bf16_on_a_processor_compiles_for_every_micro_batch() -> None:
+    # mutation tried: COMPILED_WITH_ADAPTERS = 0
+    def operators(bf16: bool, device: str, pieces: float) -> float:
+        load = Load(FACTS, Lora(method="lora"), device, bf16, 2, "off", 2048, 1024, True)  # type: ignore[arg-type]
+        stretch = Stretch(4096, 2048, 200, pieces)
+        return train_work(load, what_trains(load.tuning, FACTS), Numbers(2, 2), stretch).operators
+
+    extra = operators(True, "cpu", 2) - operators(False, "cpu", 2)
+    assert extra == pytest.approx(2 * duration.COMPILED_WITH_ADAPTERS)
+    assert operators(True, "cuda", 2) == operators(False, "cuda", 2)

@@ -15,6 +15,7 @@ from tunesmith.model.facts import facts_from_config
 from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed
 from tunesmith.plan.forecast import Plan, RunShape, make_plan
+from tunesmith.plan.measured import COUNTED
 from tunesmith.recipe import Recipe, parse
 
 SMALL = facts_from_config(
@@ -47,7 +48,8 @@ def test_the_document_has_the_contracted_keys() -> None:
     assert set(found["parameters"]) == {"total", "trainable"}
     assert {"terms", "peak_bytes", "phase", "error_share"} <= set(found["memory"])
     run = {"steps", "tokens", "targets", "seconds", "disk_bytes", "flops"}
-    assert run | {"seconds_low", "seconds_high", "seconds_held_against"} == set(found["run"])
+    times = {"seconds_low", "seconds_high", "seconds_held_against", "seconds_of", "seconds_count", "busy"}
+    assert run | times == set(found["run"])
     assert all(set(item) == {"rule", "reason", "source", "change"} for item in found["advice"])
     assert found["precision"] in ("fp32", "bf16")
     assert found["checkpointing"] in ("off", "full")
@@ -72,7 +74,8 @@ def test_the_run_is_the_shape_and_without_data_it_is_unknown() -> None:
     unread = plan(shape=None)
     assert unread.to_json()["run"] == {
         "steps": None, "tokens": None, "targets": None, "seconds": None, "disk_bytes": unread.disk_bytes, "flops": None,
-        "seconds_low": None, "seconds_high": None, "seconds_held_against": 0,
+        "seconds_low": None, "seconds_high": None, "seconds_held_against": 0, "seconds_of": None, "busy": None,
+        "seconds_count": COUNTED,
     }  # fmt: skip
 
 
@@ -116,9 +119,9 @@ def test_what_was_asked_for_is_not_changed_by_memory() -> None:
 
 
 def test_a_plan_does_not_depend_on_how_busy_the_machine_is() -> None:
-    slow = make_plan(recipe(), SMALL, SHAPE, CPU, speed=Speed(1e9, 1e8, 1e-3))
+    slow = make_plan(recipe(), SMALL, SHAPE, CPU, speed=Speed(1e9, 1e8, 1e-3, busy=3.0))
     fast = plan()
-    assert replace(slow, seconds=None, step_seconds=None) == replace(fast, seconds=None, step_seconds=None)
+    assert replace(slow, spans=None, step_seconds=None) == replace(fast, spans=None, step_seconds=None)
 
 
 @pytest.mark.parametrize("device", [CPU, CARD], ids=["cpu", "cuda"])

@@ -28,7 +28,7 @@ class Forecast(Protocol):
 
     @property
     def seconds(self) -> float | None:
-        """Predicted time of the training itself."""
+        """Predicted time: steps, evaluations between them, saves, frozen layers once."""
 
 
 class Spent(Protocol):
@@ -118,11 +118,15 @@ def _training(progress: Spent) -> dict[str, Any]:
 def _plan_against_measured(
     plan: Forecast, progress: Spent, happened: list[dict[str, Any]], trunk: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Forecast and measurement, side by side; null where there is none."""
+    """Forecast and measurement of the same things, side by side; null where there is none.
+
+    Checkpoints are written beside the steps: of a save only its copy takes time, and that is too little to be measured.
+    """
     peaks = [event["peak_bytes"] for event in happened if event.get("kind") == "stepped"]
+    between = sum(event["seconds"] for event in happened if event.get("kind") == "evaluated")
     return {
         "predicted_peak_bytes": plan.peak_bytes,
         "measured_peak_bytes": max(peaks, default=None),
         "predicted_seconds": plan.seconds,
-        "measured_seconds": progress.seconds + (trunk["filled_seconds"] if trunk else 0.0),
+        "measured_seconds": progress.seconds + between + (trunk["filled_seconds"] if trunk else 0.0),
     }

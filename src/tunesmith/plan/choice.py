@@ -31,7 +31,7 @@ SLACK = 1.05  # attended slots a token, likewise
 HEADROOM = 0.06
 # Answers are generated for so many times the tokens of a micro-batch (evaluation/evaluate.py).
 ANSWER_SHARE = 4
-_PROCESSOR = Speed(60e9, 8e9, 45e-6, 8.3e-9)
+_PROCESSOR = Speed(60e9, 8e9, 45e-6, 1.2e-10)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """How long a run takes: its arithmetic and memory traffic, over what this machine was just measured to do.
 
 seconds a step = flops / flops_per_second + bytes moved / bytes_per_second + operators x their overhead
+                 + attention scores x theirs, all of it x how busy the machine is just now
 """
 
 from __future__ import annotations
@@ -31,8 +32,18 @@ BUS = 20e9  # bytes a second, pinned, each way: PCIe 4.0 x16
 PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
 SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
-# A query with a key in a head, forward and backward, on one core; on a card it is part of the flops.
-SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 8.3e-9}
+# A number of a query with one of a key, forward and backward, on one core; on a card it is part of the flops. A
+# document of few tokens costs what blocks of FLOOR cost.
+SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
+FLOOR = 80
+# bf16 on a processor compiles each product for its shape, and packed micro-batches have ever new ones: as many
+# operators' time a micro-batch, and more of it where adapters add their own narrow products.
+COMPILED, COMPILED_WITH_ADAPTERS = 1100, 1780
+# What matrix units gain over fp32 in all the products of a step grows with their width, to a limit; without them
+# bf16 is made up from fp32. Beside the products it gains nothing: numbers are widened, and made narrow again.
+BF16_WIDTH, BF16_MOST, BF16_WITHOUT_UNITS, BF16_NUMBER = 128, 5.0, 0.5, 2.4
+# Below this a machine counts as having nothing else to do.
+HARDLY_BUSY = 1.1
 # Element-wise work gains less from a second core than products do.
 SHARE_OF_FURTHER_CORES = 0.75
 
@@ -46,6 +57,7 @@ class Speed:
     operator_seconds: float
     score_seconds: float = 0.0
     launches_ahead: bool = False  # operators are started while others compute
+    busy: float = 1.0  # how many times as long as alone: other work is on the machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,8 @@ class Work:
         computing, starting = self.flops / speed.flops + moving, self.operators * speed.operator_seconds
         whole = max(computing, starting) if speed.launches_ahead else computing + starting
         # they go beside the forward pass, a quarter of a step that recomputes, and come back beside the rest
-        return whole + sum(max(0.0, self.away / BUS - share * whole) for share in (0.25, 0.75))
+        whole += sum(max(0.0, self.away / BUS - share * whole) for share in (0.25, 0.75))
+        return speed.busy * whole
 
 
 def card_speed(name: str) -> Speed:
@@ -84,14 +97,21 @@ def card_speed(name: str) -> Speed:
     return Speed(card.flops * CARD_SHARE, card.bandwidth, SECONDS_PER_OPERATOR["cuda"], launches_ahead=True)
 
 
-def find_speed(device: Device, facts: ModelFacts) -> Speed:
+def find_speed(device: Device, facts: ModelFacts, bf16: bool) -> Speed:
     """From the table of cards, or measured here on matrices of the model's own shape."""
     if device.kind == "cuda":
         return card_speed(device.name)
     operator, score = SECONDS_PER_OPERATOR["cpu"], SECONDS_PER_SCORE["cpu"]
-    flops, rate = _measure(facts.hidden_size, facts.intermediate_size)
+    found = _measure(facts.hidden_size, facts.intermediate_size)
     cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
-    return Speed(flops * FLOPS_SHARE, rate * cores, operator, score / cores)
+    gain, number = (_bf16_gain(device, facts), BF16_NUMBER) if bf16 else (1.0, 1.0)
+    flops, rate = found.flops * FLOPS_SHARE * gain, found.bytes * cores / number
+    return Speed(flops, rate, operator, score / cores, busy=found.busy)
+
+
+def _bf16_gain(device: Device, facts: ModelFacts) -> float:
+    """How much quicker the products of a step are than in fp32."""
+    return min(BF16_MOST, max(1.0, facts.hidden_size / BF16_WIDTH)) if device.bf16 else BF16_WITHOUT_UNITS
 
 
 def threads() -> int:
@@ -100,28 +120,45 @@ def threads() -> int:
     return max(1, int(asked)) if asked.isdigit() else len(os.sched_getaffinity(0))
 
 
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """fp32 operations and bytes a second of this processor's own time; how many times as long the clock says."""
+
+    flops: float
+    bytes: float
+    busy: float
+
+
 @lru_cache(maxsize=16)
-def _measure(hidden: int, inner: int) -> tuple[float, float]:
-    """(flops, bytes) a second of this processor: fp32 products of this shape, and copying."""
+def _measure(hidden: int, inner: int) -> Rates:
+    """Products of this shape, and copying; by the time of the thread, so that other work does not pass for slowness."""
     import numpy as np
 
     rows = max(32, min(16384, int(1.5e9 / (2 * hidden * inner))))
     left, right = np.ones((rows, hidden), np.float32), np.ones((hidden, inner), np.float32)
     block = np.ones(8_000_000, np.float32)
     target = np.empty_like(block)
-    product = _best_seconds(lambda: left @ right)
-    copy = _best_seconds(lambda: np.copyto(target, block))
-    return 2 * rows * hidden * inner / product, 2 * block.nbytes / copy
+    product, products = _best_seconds(lambda: left @ right)
+    copy, copies = _best_seconds(lambda: np.copyto(target, block))
+    return Rates(2 * rows * hidden * inner / product, 2 * block.nbytes / copy, busy(products, copies))
 
 
-def _best_seconds(work: Callable[[], object], times: int = 4) -> float:
+def _best_seconds(work: Callable[[], object], times: int = 6) -> tuple[float, tuple[float, float]]:
+    """The thread's own time of the quickest turn; clock and thread's time of all turns."""
     work()
-    best = float("inf")
+    turns, began = list[float](), time.perf_counter()
     for _ in range(times):
-        start = time.perf_counter()
+        start = time.thread_time()
         work()
-        best = min(best, time.perf_counter() - start)
-    return best
+        turns.append(time.thread_time() - start)
+    return max(1e-9, min(turns)), (time.perf_counter() - began, sum(turns))
+
+
+def busy(*spans: tuple[float, float]) -> float:
+    """How many times as long as its own time something takes by the clock: (clock, own) of stretches of work, >= 1."""
+    clock, own = (sum(span[which] for span in spans) for which in (0, 1))
+    times = clock / max(own, 1e-9)
+    return times if times > HARDLY_BUSY else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +226,22 @@ def _layer_work(
         * (2 + again if cost.flows else 1)
     )
     operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(added))
+    if (
+        load.device == "cpu" and load.bf16 and layer == facts.layers - 1
+    ):  # layers of one shape share what was compiled
+        operators += thirds / 3 * (COMPILED_WITH_ADAPTERS if added else COMPILED)
     return Work(
         stretch.tokens * flops,
         stretch.tokens * traffic + read,
         stretch.micro_batches * operators,
-        stretch.tokens * stretch.length * facts.heads * thirds / 3,
+        stretch.tokens * _scores(facts, stretch) * thirds / 3,
     )
+
+
+def _scores(facts: ModelFacts, stretch: Stretch) -> float:
+    """Numbers of keys that one of a query meets in a layer, as much time as they take."""
+    length = max(1.0, stretch.length)
+    return facts.attention_size * (length + FLOOR**2 / length)
 
 
 def model_flops(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> float:
@@ -237,7 +284,7 @@ def forward_work(
         stretch.tokens * each + targets * 2 * facts.embedding_parameters,
         stretch.tokens * layers * _forward_bytes(facts, size) + targets * facts.vocab_size * HEAD_TRAFFIC / 2,
         stretch.micro_batches * layers * OPERATORS_PER_LAYER / 3,
-        stretch.tokens * stretch.length * facts.heads * layers / 3,
+        stretch.tokens * _scores(facts, stretch) * layers / 3,
     )
 
 

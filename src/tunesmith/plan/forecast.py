@@ -15,23 +15,24 @@ from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
 from tunesmith.plan.choice import RunShape, Setting, choose
 from tunesmith.plan.device import Device
-from tunesmith.plan.duration import (
-    Speed,
-    Stretch,
-    Work,
-    find_speed,
-    forward_work,
-    model_flops,
-    reading_work,
-    train_work,
-)
+from tunesmith.plan.duration import Speed, find_speed
 from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
-from tunesmith.plan.measured import stated, stated_time
+from tunesmith.plan.measured import stated
 from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, forecast_memory, galore_states
 from tunesmith.plan.peak import Memory
 from tunesmith.plan.reach import reach
+from tunesmith.plan.timing import (
+    NOTHING,
+    Spans,
+    filling,
+    held_out_tokens,
+    once_tokens,
+    spans_of,
+    step_flops,
+    step_work,
+)
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
-from tunesmith.recipe import GaLore, Recipe, steps_of
+from tunesmith.recipe import GaLore, Recipe
 from tunesmith.tuning.footprint import trainable_parameters
 from tunesmith.tuning.methods import METHODS
 from tunesmith.tuning.table import resolve_lr
@@ -55,7 +56,7 @@ class Plan:
     trainable: int
     memory: Memory
     shape: RunShape | None
-    seconds: float | None
+    spans: Spans | None
     disk_bytes: int
     advice: tuple[Advice, ...]
     largest: Mapping[str, Any]
@@ -71,6 +72,11 @@ class Plan:
     step_seconds: float | None
     flops: float | None  # of all steps, nothing computed twice
     trunk: TrunkPlan  # frozen layers that are computed once
+
+    @property
+    def seconds(self) -> float | None:
+        """Time of the run; None where the data were not read."""
+        return self.spans.seconds if self.spans else None
 
     @property
     def fits(self) -> bool:
@@ -122,18 +128,6 @@ class Plan:
         """Most memory held at once."""
         return self.memory.peak_bytes
 
-    def _time(self) -> dict[str, Any]:
-        """Seconds of the run, and between what 19 of 20 measured runs ended; null where none was measured."""
-        seconds, times = self.seconds, stated_time(self.device.kind, self.device.name)
-        if seconds is None or times is None:
-            known: tuple[float | None, float | None, int] = (None, None, 0)
-        else:
-            known = times.low * seconds, times.high * seconds, times.rows
-        return {
-            "seconds": seconds,
-            **dict(zip(("seconds_low", "seconds_high", "seconds_held_against"), known)),
-        }
-
     def to_json(self) -> dict[str, Any]:
         """The contracted document."""
         device = {
@@ -141,13 +135,14 @@ class Plan:
             "name": self.device.name,
             "memory_bytes": self.device.memory_bytes,
         }
+        time = self.spans.to_json(self.device) if self.spans else NOTHING
         run = {k: getattr(self.shape, k) if self.shape else None for k in ("steps", "tokens", "targets")}
         return {
             "fits": self.fits,
             "device": device,
             "parameters": {"total": self.parameters, "trainable": self.trainable},
             "memory": self.memory.to_json(),
-            "run": {**run, **self._time(), "disk_bytes": self.disk_bytes, "flops": self.flops},
+            "run": {**run, **time, "disk_bytes": self.disk_bytes, "flops": self.flops},
             "advice": [asdict(item) for item in self.advice],
             "largest": dict(self.largest),
             "precision": self.precision,
@@ -177,13 +172,14 @@ def make_plan(
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
     memory = with_copy(_with_stated_error(forecast_memory(load), device, facts), load, device)
-    seconds, step_seconds, flops = _times(setting, load, speed)
+    spans, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     close = nearest(rungs)
     largest = {**reach(setting, load), "ladder": [rung.to_json() for rung in rungs]}
     case = Case(
         recipe, facts, device, resolve_lr(recipe), shape.steps if shape else None, summary,
-        memory.device_bytes <= device.memory_bytes, dict(close.change) if close else {}, runs, seconds,
+        memory.device_bytes <= device.memory_bytes, dict(close.change) if close else {}, runs,
+        spans.seconds if spans else None,
         room=memory.device_bytes / max(1, device.memory_bytes),
         wide_fits=setting.fits(replace(load, tuning=load.tuning.model_copy(update={"base": "none"}))),
     )  # fmt: skip
@@ -193,7 +189,7 @@ def make_plan(
         trainable=trainable,
         memory=memory,
         shape=shape,
-        seconds=seconds,
+        spans=spans,
         disk_bytes=_disk_bytes(recipe, load, trainable, precision) + (shape.kept_bytes if shape else 0),
         advice=advise(case),
         largest=largest,
@@ -229,33 +225,36 @@ def _trunk(setting: Setting, load: Load, speed: Speed | None, room: int | None) 
     if shape is None or shape.once is None:
         why = "the data were not read" if shape is None else "each row of a stream is read once"
         return decide(recipe, load, why, room, None, None)
-    speed = speed or find_speed(setting.device, setting.facts)
+    speed = speed or _speed_here(setting)
+    saved = checkpoint_bytes(load)
 
     def times(at: Speed) -> Callable[[Load], Times]:
         def of(kept: Load) -> Times:
-            plain, filling = replace(kept, trunk=0), _filling(recipe, kept, shape, summary).seconds(at)
-            return Times(
-                _seconds(recipe, plain, shape, summary, at),
-                _seconds(recipe, kept, shape, summary, at),
-                filling,
-            )
+            plain, once = replace(kept, trunk=0), filling(recipe, kept, shape, summary).seconds(at)
+            without, with_it = (spans_of(recipe, way, shape, summary, at, saved) for way in (plain, kept))
+            return Times(without.seconds, with_it.seconds, once)
 
         return of
 
-    tokens = _once(shape, summary) + _held_out_tokens(recipe, shape, summary)
+    tokens = once_tokens(shape, summary) + held_out_tokens(recipe, shape, summary)
     return decide(recipe, load, tokens, room, times(setting.table_speed), times(speed))
+
+
+def _speed_here(setting: Setting) -> Speed:
+    return find_speed(setting.device, setting.facts, setting.precision == "bf16")
 
 
 def _times(
     setting: Setting, load: Load, speed: Speed | None
-) -> tuple[float | None, float | None, float | None]:
-    """Seconds of the run, seconds of a mean step, arithmetic of all steps; nothing where the data were not read."""
-    if setting.shape is None:
+) -> tuple[Spans | None, float | None, float | None]:
+    """Time of the run, seconds of a mean step, arithmetic of all steps; nothing where the data were not read."""
+    shape = setting.shape
+    if shape is None:
         return None, None, None
-    speed = speed or find_speed(setting.device, setting.facts)
-    step = _step_work(load, setting.shape, setting.attended).seconds(speed)
-    seconds = _seconds(setting.recipe, load, setting.shape, setting.summary, speed)
-    return seconds, step, setting.shape.steps * _step_flops(load, setting.shape, setting.attended)
+    speed = speed or _speed_here(setting)
+    spans = spans_of(setting.recipe, load, shape, setting.summary, speed, checkpoint_bytes(load))
+    step = step_work(load, shape, setting.attended).seconds(speed)
+    return spans, step, shape.steps * step_flops(load, shape, setting.attended)
 
 
 def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Memory:
@@ -301,64 +300,6 @@ def _micro_tokens(recipe: Recipe, load: Load) -> int:
     """What was asked for; the load may be larger, where a single sample is."""
     asked = recipe.compute.micro_tokens
     return load.room if asked == "auto" else asked
-
-
-def _seconds(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed) -> float:
-    """Training and held-out losses. Tasks, whose answers have no length yet, are left out."""
-    size = numbers(load.trains, load.bf16)
-    tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
-    length = summary.attended if summary else shape.longest / 2
-    held = _held_out_tokens(recipe, shape, summary)
-    held_out = Stretch(held, held * targets / tokens, length, held / load.tokens)
-    evaluations = shape.steps / steps_of(recipe.evaluation.every, shape.steps)
-    once = _step_work(load, shape, length).seconds(speed)
-    evaluation = forward_work(load.facts, size, held_out, load.facts.layers - load.trunk)
-    evaluation += reading_work(load, size, held_out)
-    filling = _filling(recipe, load, shape, summary).seconds(speed)
-    return shape.steps * once + evaluations * evaluation.seconds(speed) + filling
-
-
-def _filling(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None) -> Work:
-    """The frozen layers once through all rows, held out ones too; written once."""
-    tokens = _once(shape, summary) + _held_out_tokens(recipe, shape, summary)
-    length = summary.attended if summary else shape.longest / 2
-    stretch = Stretch(tokens, 0, length, tokens / load.tokens)
-    size = numbers(load.trains, load.bf16)
-    return forward_work(load.facts, size, stretch, load.trunk, head=False) + reading_work(load, size, stretch)
-
-
-def _once(shape: RunShape, summary: DataSummary | None) -> float:
-    """Tokens of all rows to train on, each counted once."""
-    return shape.once or shape.tokens / max(1.0, summary.epochs if summary else 1.0)
-
-
-def _held_out_tokens(recipe: Recipe, shape: RunShape, summary: DataSummary | None) -> float:
-    if shape.held_out is not None:
-        return shape.held_out
-    return shape.tokens * _held_out_share(recipe) / max(1.0, summary.epochs if summary else 1.0)
-
-
-def _step_work(load: Load, shape: RunShape, length: float) -> Work:
-    """What a mean step asks for."""
-    return train_work(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
-
-
-def _step_flops(load: Load, shape: RunShape, length: float) -> float:
-    """Arithmetic of a mean step."""
-    return model_flops(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
-
-
-def _mean_step(load: Load, shape: RunShape, length: float) -> Stretch:
-    tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
-    return Stretch(tokens, targets, length, max(1.0, tokens / load.tokens))
-
-
-def _held_out_share(recipe: Recipe) -> float:
-    """Rows held out, as a share of those trained on; unknown counts and files are taken as a tenth."""
-    part = recipe.data.validation
-    if part is None:
-        return 0.0
-    return part / (1 - part) if isinstance(part, float) else 0.1
 
 
 def _disk_bytes(recipe: Recipe, load: Load, trainable: int, precision: str) -> int:

@@ -27,6 +27,8 @@ UNMEASURED: Mapping[str, float] = {"cpu": 0.15, "cuda": 0.25}
 LEAST = 0.01
 SHORTEST_SECONDS = 3.0
 COVERED = 0.95
+# What the time of a plan and of a report counts (plan/timing.py); rows that counted something else say nothing.
+COUNTED = "steps, evaluations between them, copies of what is saved, frozen layers once"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,14 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class TimeRow:
-    """One comparison of a run's time, evaluations of the held-out loss included."""
+    """One comparison of a run's time: of what `counts` names, and of nothing else."""
 
     kind: str
     device: str
     what: str
     predicted_seconds: float
     measured_seconds: float
+    counts: str = COUNTED
 
     @property
     def times(self) -> float:
@@ -186,6 +189,7 @@ def _time_row(values: Any) -> TimeRow | None:
         sane = (
             row.predicted_seconds > 0
             and row.measured_seconds >= SHORTEST_SECONDS
+            and values.get("counts") == COUNTED
             and isinstance(row.kind, str)
         )
         return row if sane and 0.02 < row.times < 50 else None

@@ -118,7 +118,8 @@ def plan_as_json(planned: list[Planned]) -> Json:
     dearest = max((plan for _, plan in plans), key=lambda plan: plan["memory"]["peak_bytes"])
     keys = ("steps", "tokens", "targets", "seconds", "seconds_low", "seconds_high", "disk_bytes")
     run = {key: _sum(plan["run"][key] for _, plan in plans) for key in keys}
-    run["seconds_held_against"] = plans[-1][1]["run"]["seconds_held_against"]
+    run |= {key: plans[-1][1]["run"][key] for key in ("seconds_held_against", "seconds_count")}
+    run["busy"] = max((plan["run"]["busy"] or 1.0 for _, plan in plans), default=1.0)
     run["disk_bytes"] = (run["disk_bytes"] or 0) + sum(_handed_over(plan) for _, plan in plans[:-1])
     return {
         **{key: dearest[key] for key in ("device", "memory", "largest")},

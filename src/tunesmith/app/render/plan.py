@@ -56,6 +56,7 @@ def overview(plan: dict[str, Any]) -> RenderableType:
             ),
             ("run", length),
             ("time", spent(run)),
+            *([("of which", parts_of(run["seconds_of"]))] if run.get("seconds_of") else []),
             ("disk", base.size(run["disk_bytes"])),
             *_beside_the_card(plan["memory"].get("host_bytes", 0)),
             *([("frozen layers", trunk(plan["trunk"]))] if plan.get("trunk", {}).get("layers") else []),
@@ -111,10 +112,28 @@ def spent(run: dict[str, Any]) -> str:
     about = f"about {base.duration(run['seconds'])}"
     if run["seconds"] is None:
         return about
+    if run.get("busy", 1.0) > 1:
+        alone = base.duration(run["seconds"] / run["busy"])
+        about += f" on a machine as busy as now, {alone} by itself"
     if run.get("seconds_low") is None:
         return f"{about}; how right that is was never measured on such a device"
     low, high = base.duration(run["seconds_low"]), base.duration(run["seconds_high"])
     return f"{about}; {low} to {high} going by {base.many(run['seconds_held_against'], 'measured run')}"
+
+
+def parts_of(parts: dict[str, float]) -> str:
+    """What the time is made of, and what is left out of it."""
+    names = {
+        "steps": "steps",
+        "evaluations": "evaluations",
+        "saves": "saves",
+        "frozen_layers": "frozen layers",
+    }
+    total = sum(parts.values()) or 1.0
+    told = [
+        f"{name} {base.duration(parts[key])}" for key, name in names.items() if parts[key] > 0.005 * total
+    ]
+    return ", ".join(told) + "; loading and scores before and after come on top"
 
 
 def settings(plan: dict[str, Any]) -> str:
