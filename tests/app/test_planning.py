@@ -37,6 +37,19 @@ def test_the_recipe_that_fits_is_written_with_its_comments(recipe: Path, tmp_pat
     assert "# all of them" in out.read_text()
 
 
+def test_the_fixed_recipe_does_not_run_into_the_old_ones_folder(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mutation tried: the old output kept
+    monkeypatch.chdir(tmp_path)
+    assert write_fitting(str(recipe), [], tight(), "first.yaml") == load(recipe).output
+    Path(load(recipe).output).mkdir(parents=True)
+    other = write_fitting(str(recipe), [], tight(), "fits.yaml")
+    assert other == load("fits.yaml").output == f"{load(recipe).output}-fits"
+    Path(other).mkdir()
+    assert write_fitting(str(recipe), [f"output={other}"], tight(), "asked.yaml") == other
+
+
 def test_a_file_is_never_overwritten(recipe: Path) -> None:
     with pytest.raises(FolderError):
         write_fitting(str(recipe), [], tight(), str(recipe))

@@ -124,7 +124,7 @@ def test_report_json_has_every_contracted_field(tmp_path):
     assert set(report["forgetting"]["desk"]) >= {"before", "after", "change", "ci95", "verdict"}
     assert report["plan"] == {
         "predicted_peak_bytes": 3_000_000_000, "measured_peak_bytes": 30_000,
-        "predicted_seconds": 100.0, "measured_seconds": 120.5,
+        "predicted_seconds": 100.0, "measured_seconds": 122.5,  # an evaluation took two
     }  # fmt: skip
     assert report["training"] == {
         "steps": 30,

@@ -44,6 +44,18 @@ def test_the_nearest_recipe_fits_as_a_plan_of_its_own(gib: float, method: object
     assert found.peak_bytes <= asked.device.memory_bytes
 
 
+def test_embedding_and_head_in_few_bits_are_rungs_where_they_do_not_train() -> None:
+    # mutation tried: the rungs without _is_allowed; the rungs left out
+    few = ["embedding and head in 8 bits", "embedding and head in 4 bits"]
+    found = {rung.name: rung for rung in climb_down(setting(24, optim={"optimizer": "paged_adamw_8bit"}))}
+    assert [name for name in found if name in few] == few
+    eight, four = (found[name] for name in few)
+    assert four.least_bytes < eight.least_bytes < found["QLoRA"].least_bytes
+    assert found["QLoRA"].slowdown < eight.slowdown
+    assert eight.change == {"tuning.base": "nf4", "tuning.tables": 8}
+    assert not set(few) & set(names(setting(24, tuning={"method": "lora", "also_train": ["embed_tokens"]})))
+
+
 def test_what_fits_as_asked_is_its_own_nearest() -> None:
     rung = nearest(climb_down(setting(140)))
     assert rung is not None

@@ -96,8 +96,9 @@ def plan(
     if picture:
         plan_picture.save(found, Path(picture), Path(recipe).name)
     if fix:
-        planning.write_fitting(recipe, overrides, found, fix)
+        output = planning.write_fitting(recipe, overrides, found, fix)
     files = {name: file for name, file in (("fixed", fix), ("picture", picture)) if file}
+    files |= {"fixed_output": output} if fix else {}
     return Answer(document_of(found) | files, lambda document: pages.page(document, recipe), json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from tunesmith.recipe.edit import require_free, with_changes
 from tunesmith.recipe.plain_yaml import parse_yaml
 
 
-def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], out: str) -> None:
+def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], out: str) -> str:
     """Write the recipe with its overrides and the nearest change that fits, comments kept, to a new file.
 
+    Its run gets a folder of its own where the old recipe's is there already; returned is which it has.
     Raises DoesNotFitError where no rung of the ladder does; FolderError where the file exists.
     """
     require_free(Path(out), "--fix")
@@ -26,7 +28,19 @@ def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], o
     changes = {} if plan["fits"] else plan["nearest"]["change"]
     own = {key: parse_yaml(text, key) for key, _, text in (word.partition("=") for word in overrides)}
     text = Path(recipe).read_text(encoding="utf-8")
-    write_atomically(Path(out), with_changes(text, {**own, **changes}, recipe).text)
+    fixed = with_changes(text, {**own, **changes}, recipe)
+    if "output" not in own and Path(fixed.recipe.output).exists():
+        apart = _free_beside(fixed.recipe.output, Path(out).stem)
+        fixed = with_changes(text, {**own, **changes, "output": apart}, recipe)
+    write_atomically(Path(out), fixed.text)
+    return fixed.recipe.output
+
+
+def _free_beside(output: str, name: str) -> str:
+    """A run folder beside another that is not there yet."""
+    first = f"{output.rstrip('/')}-{name}"
+    names = chain([first], (f"{first}-{number}" for number in count(2)))
+    return next(name for name in names if not Path(name).exists())
 
 
 def remember(run: RunFolder, report: dict[str, Any] | None) -> None:

@@ -1,7 +1,7 @@
 """Rungs down to less memory, dearest in quality and time last; the first that fits is the nearest recipe.
 
 as asked -> smaller micro-batches -> recomputing some layers -> bf16 moments -> 8-bit -> paged -> LoRA
--> QLoRA -> checkpoints in the main memory -> shorter samples
+-> QLoRA -> embedding and head in few bits -> checkpoints in the main memory -> shorter samples
 Each rung says what it would need, whether it fits and how much slower a step becomes.
 """
 
@@ -137,6 +137,7 @@ def _steps(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "paged 8-bit optimiser", {**AUTO, "optim.optimizer": "paged_adamw_8bit"}
     if not isinstance(recipe.tuning, LowRank):
         yield "LoRA", {**AUTO, "tuning.method": "lora"}
+    held: dict[str, Any] = dict(AUTO)
     if recipe.tuning.base == "none":
         own = isinstance(recipe.tuning, LowRank) and METHODS[recipe.tuning.method].can.quantised_base
         held = {**AUTO, **({"tuning.base": "nf4"} if own else {"tuning.method": "qlora"})}
@@ -148,17 +149,26 @@ def _steps(setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
                 "optim.optimizer": "paged_adamw_8bit" if setting.device.kind == "cuda" else "adamw_8bit",
             },
         )
-    else:
-        held = dict(AUTO)
+    for bits in (8, 4):
+        narrow = {**held, "tuning.tables": bits}
+        if bits < recipe.tuning.tables and _is_allowed(setting, narrow):
+            yield f"embedding and head in {bits} bits", narrow
+            held = dict(narrow)
     if setting.device.kind == "cuda" and recipe.compute.offload == "none":
         yield "offloaded checkpoints", {**AUTO, "compute.offload": "checkpoints"}
-        if recipe.tuning.base == "none":
-            yield "QLoRA, offloaded checkpoints", {**held, "compute.offload": "checkpoints"}
+        if held != AUTO:
+            yield "few bits, offloaded checkpoints", {**held, "compute.offload": "checkpoints"}
         held["compute.offload"] = "checkpoints"
     length = setting.longest // 2
     while length >= SHORTEST:
         yield f"samples of at most {length} tokens", {**held, "data.max_length": length}
         length //= 2
+
+
+def _is_allowed(setting: Setting, change: Mapping[str, Any]) -> bool:
+    """Whether a change makes a recipe that can be trained."""
+    changed = with_change(setting, change)
+    return changed is not None and not capability_problems(changed.recipe.tuning, changed.facts)
 
 
 def _smallest(setting: Setting) -> Load:

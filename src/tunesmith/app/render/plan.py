@@ -228,7 +228,12 @@ def written(plan: dict[str, Any]) -> RenderableType | None:
     if plan.get("fixed"):
         near = plan.get("nearest")
         how = near["name"] if near and not plan["fits"] else "it fits as it is"
-        lines.append(base.mark("good", f"written, {how}: {base.visible(plan['fixed'])}"))
+        lines.append(
+            base.mark(
+                "good",
+                f"written, {how}: {base.visible(plan['fixed'])}; its run: {base.visible(plan['fixed_output'])}",
+            )
+        )
     if plan.get("picture"):
         lines.append(base.mark("good", f"drawn: {base.visible(plan['picture'])}"))
     return Group(*lines) if lines else None
