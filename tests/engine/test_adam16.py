@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from tests.engine import adam_steps
+from tests.engine.adam_steps import BETAS, loss_of_a_small_problem, straight_and_resumed, take
 from tunesmith.engine.adam16 import one_of_two
-from tunesmith.engine.checkpoint import optimizer_tensors, restore_optimizer
 from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.tuning.method import ParameterGroup
 
-BETAS = (0.9, 0.999)
-Made = tuple[nn.Parameter, torch.optim.Optimizer]
-
-
-def made(begin: Tensor, kind: str = "adamw_bf16", decay: float = 0.0, lr: float = 1e-2) -> Made:
-    parameter = nn.Parameter(begin.clone())
-    optimizer = make_optimizer([ParameterGroup((parameter,), decay)], BETAS, kind)
-    set_rate(optimizer, lr)
-    return parameter, optimizer
-
-
-def take(parameter: nn.Parameter, optimizer: torch.optim.Optimizer, gradients: Iterable[Tensor]) -> None:
-    for gradient in gradients:
-        parameter.grad = gradient.clone()
-        optimizer.step()
+made = functools.partial(adam_steps.made, kind="adamw_bf16")
 
 
 # mutation tried: the nearest of the two
@@ -44,7 +31,7 @@ def test_over_all_draws_the_mean_is_the_value(value: float) -> None:
 def test_moments_follow_gradients_that_fall_over_2000_steps() -> None:
     torch.manual_seed(0)
     begin = torch.zeros(1, 1024)
-    wide, exact = made(begin, "adamw")
+    wide, exact = made(begin, kind="adamw")
     narrow, held = made(begin)
     for step in range(2200):
         gradient = torch.randn(1, 1024) * (1.0 if step < 200 else 0.2)
@@ -63,7 +50,7 @@ def test_the_first_step_is_that_of_fp32_and_later_ones_differ_by_the_rounding() 
     """With weight decay. After 50 steps a weight is off by 0.3% of its way (standard deviation), the mean by less."""
     torch.manual_seed(1)
     begin, gradients = torch.randn(100, 90), [torch.randn(100, 90) + 1 for _ in range(50)]
-    wide, exact = made(begin, "adamw", decay=0.1, lr=1e-3)
+    wide, exact = made(begin, kind="adamw", decay=0.1, lr=1e-3)
     narrow, held = made(begin, decay=0.1, lr=1e-3)
     take(wide, exact, gradients[:1])
     take(narrow, held, gradients[:1])
@@ -76,21 +63,9 @@ def test_the_first_step_is_that_of_fp32_and_later_ones_differ_by_the_rounding() 
 
 
 def test_weights_of_a_small_problem_go_where_those_of_fp32_go() -> None:
-    """Logistic regression with inputs of four orders of magnitude: the losses agree within 1%."""
-    torch.manual_seed(1)
-    inputs = torch.randn(512, 64) * torch.logspace(-2, 2, 64)
-    labels = (inputs @ (torch.randn(64, 80) / torch.logspace(-2, 2, 64)[:, None])).argmax(dim=1)
-    losses = []
-    for kind in ("adamw", "adamw_bf16"):
-        weight, optimizer = made(torch.zeros(64, 80), kind, decay=0.01)
-        for step in range(300):
-            rows = slice(step % 4 * 128, step % 4 * 128 + 128)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(inputs[rows] @ weight, labels[rows]).backward()
-            optimizer.step()
-        losses.append(torch.nn.functional.cross_entropy(inputs @ weight, labels).item())
-    assert losses[1] == pytest.approx(losses[0], rel=0.01)
-    assert losses[0] < 0.5
+    wide, narrow = loss_of_a_small_problem("adamw"), loss_of_a_small_problem("adamw_bf16")
+    assert narrow == pytest.approx(wide, rel=0.01)
+    assert wide < 0.5
 
 
 def test_four_bytes_a_parameter_of_any_size() -> None:
@@ -130,19 +105,7 @@ def test_a_piece_after_the_other_is_the_whole(monkeypatch: pytest.MonkeyPatch) -
 
 def test_it_goes_on_bit_for_bit_and_draws_nothing_from_torch() -> None:
     # mutation tried: draws from torch's own random state
-    torch.manual_seed(4)
-    begin, gradients = torch.randn(80, 60), [torch.randn(80, 60) for _ in range(6)]
-    straight, whole = made(begin)
-    before = torch.random.get_rng_state()
-    take(straight, whole, gradients)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    broken, stopped = made(begin)
-    take(broken, stopped, gradients[:3])
-    kept = {name: value.clone() for name, value in optimizer_tensors(stopped, {"w": broken}).items()}
-    resumed, after = made(broken.detach())
-    restore_optimizer(after, {"w": resumed}, kept)
-    torch.manual_seed(99)
-    take(resumed, after, gradients[3:])
+    (straight, whole), (resumed, after) = straight_and_resumed("adamw_bf16")
     assert torch.equal(resumed, straight)
     for name, value in whole.state[straight].items():
         assert torch.equal(after.state[resumed][name], value)

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from tests.engine.adam_steps import loss_of_a_small_problem, straight_and_resumed
 from tunesmith.engine.adam8 import AdamW8bit, nearest, one_of_two, signed_codes, square_codes
-from tunesmith.engine.checkpoint import optimizer_tensors, restore_optimizer
 from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.tuning.method import ParameterGroup
 
@@ -66,25 +66,10 @@ def test_moments_follow_gradients_that_fall_in_part_of_a_block():
 
 
 def test_weights_of_a_small_problem_go_where_those_of_fp32_go():
-    """Logistic regression with inputs of four orders of magnitude: the losses agree within 2%."""
     # mutation tried: the scale of m's blocks left at 1
-    torch.manual_seed(1)
-    inputs = torch.randn(512, 64) * torch.logspace(-2, 2, 64)
-    truth = torch.randn(64, 80) / torch.logspace(-2, 2, 64)[:, None]
-    labels = (inputs @ truth).argmax(dim=1)
-    losses = []
-    for weight, optimizer in both((64, 80), decay=0.01):
-        set_rate(optimizer, 1e-2)
-        with torch.no_grad():
-            weight.zero_()
-        for step in range(300):
-            rows = slice(step % 4 * 128, step % 4 * 128 + 128)
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(inputs[rows] @ weight, labels[rows]).backward()
-            optimizer.step()
-        losses.append(torch.nn.functional.cross_entropy(inputs @ weight, labels).item())
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
-    assert losses[0] < 0.5
+    wide, narrow = loss_of_a_small_problem("adamw"), loss_of_a_small_problem("adamw_8bit")
+    assert narrow == pytest.approx(wide, rel=0.02)
+    assert wide < 0.5
 
 
 def test_a_step_from_equal_gradients_is_the_step_of_fp32():
@@ -124,25 +109,5 @@ def test_two_bytes_a_parameter():
 @pytest.mark.parametrize("kind", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
 def test_it_goes_on_bit_for_bit_from_a_checkpoints_tensors(kind):
     # mutation tried: draws from torch's own random state
-    def steps(parameter, optimizer, which):
-        for step in which:
-            generator = torch.Generator().manual_seed(step)
-            parameter.grad = torch.randn(parameter.shape, generator=generator)
-            optimizer.step()
-
-    [(straight, whole)] = both((80, 60), (kind,))
-    [(broken, before)] = both((80, 60), (kind,))
-    for optimizer in (whole, before):
-        set_rate(optimizer, 1e-2)
-    steps(straight, whole, range(6))
-    steps(broken, before, range(3))
-    kept = {name: value.clone() for name, value in optimizer_tensors(before, {"w": broken}).items()}
-    resumed = torch.nn.Parameter(broken.detach().clone())
-    after = make_optimizer([ParameterGroup((resumed,), 0.0)], (0.9, 0.999), kind)
-    set_rate(after, 1e-2)
-    restore_optimizer(after, {"w": resumed}, kept)
-    torch.manual_seed(99)
-    if kind != "adamw_8bit":  # bitsandbytes counts in whole numbers; mutation tried: page_again left out
-        assert type(after.state[resumed]["step"]) is int
-    steps(resumed, after, range(3, 6))
+    (straight, _), (resumed, _) = straight_and_resumed(kind)
     assert torch.equal(resumed, straight)
