@@ -92,7 +92,7 @@ def test_no_secret_of_the_environment_reaches_a_run_folder(
 SAID = "401 for hf_CANARYcanaryCANARY at https://me:CANARYpass@host/x, Bearer CANARYcanary0123"
 
 
-# mutation tried: Recording passes events on as they are; failure.report does not redact
+# mutation tried: Recording passes events on as they are
 @pytest.mark.parametrize(("error", "code"), [(ModelError, 2), (RuntimeError, 1)])
 def test_no_secret_in_what_a_library_says_is_told_or_kept(
     error: type[Exception], code: int, recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
