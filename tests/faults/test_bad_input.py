@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.faults import bad_models, bad_recipes, bad_rows, bad_words
@@ -91,7 +91,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4))
 def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:
     """Random values at random keys of a good recipe: taken, and written and read back the same, or told in words."""
@@ -121,7 +121,7 @@ VERBS = ["train", "plan", "eval", "chat", "export", "runs show", "runs compare",
          "sweep", "data show", "data stats", "vocab", "init", "tarin", ""]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(verb=st.sampled_from(VERBS), words=st.lists(WORDS, max_size=5))
 def test_whatever_words_are_typed_is_answered(verb: str, words: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
