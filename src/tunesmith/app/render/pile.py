@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tunesmith.app.render.check import words
 from tunesmith.app.render.data import short_names
 from tunesmith.app.render.picture import COLOURS, INK, QUIET, draw_png, plain_axes
 
@@ -28,8 +29,7 @@ def _draw(figure: Any, document: dict[str, Any], title: str, bars: int) -> None:
     figure.text(
         0.035, 1 - 0.32 / height, Path(title).name, fontsize=14, fontweight="bold", color=INK, va="center"
     )
-    about = f"{document['rows']:,} rows in {len(document['files'])} files"
-    figure.text(0.035, 1 - 0.58 / height, about, fontsize=9, color=QUIET, va="center")
+    figure.text(0.035, 1 - 0.58 / height, words(document), fontsize=9, color=QUIET, va="center")
     top = figure.add_gridspec(
         1, 2, left=0.06, right=0.975, top=1 - 1.05 / height, bottom=1 - 2.75 / height, wspace=0.16
     )
@@ -62,10 +62,8 @@ def _histogram(axes: Any, found: dict[str, Any]) -> None:
     axes.bar(range(len(bins)), [item["count"] for item in bins], color=COLOURS[0], width=0.86)
     axes.set_xticks(range(len(bins)), [_edge(item["from"]) for item in bins])
     axes.grid(False, axis="x")
-    words = f"half up to {found['median']:,}\n95% up to {found['p95']:,}\nlongest {found['max']:,}"
-    right = bins.index(max(bins, key=lambda item: item["count"])) * 2 < len(bins)
-    place, side = (0.985, "right") if right else (0.015, "left")
-    axes.text(place, 0.97, words, ha=side, va="top", fontsize=8, color=QUIET, transform=axes.transAxes)
+    about = f"half up to {found['median']:,}, 95% up to {found['p95']:,}, longest {found['max']:,}"
+    axes.set_title(about, loc="right", fontsize=8, color=QUIET)
     axes.set_ylim(0, 1.15 * max(item["count"] for item in bins))
 
 
