@@ -46,7 +46,7 @@ def changed(folder: Path, **changes: Any) -> Recipe:
 
 # mutation tried: a plan that goes on does not count the last window of its log
 def test_a_streaming_run_goes_on_after_a_stop_and_ends_the_same(tmp_path: Path) -> None:
-    whole = make(tmp_path / "whole", streaming=True)
+    whole = make(tmp_path / "whole", "streaming")
     run.train(recipe(whole))
     expected = outcome(whole)
     (whole / "run").rename(tmp_path / "first")
@@ -67,7 +67,7 @@ def test_a_streaming_run_goes_on_after_a_stop_and_ends_the_same(tmp_path: Path) 
 
 
 def test_a_stream_that_ends_early_ends_the_run_in_good_order(tmp_path: Path) -> None:
-    folder = make(tmp_path / "one", streaming=True)
+    folder = make(tmp_path / "one", "streaming")
     (folder / "stream.py").write_text((folder / "stream.py").read_text().replace("10**9", "24"))
     outcome = run.train(recipe(folder))
     assert outcome.status == "done"
@@ -85,7 +85,7 @@ def test_a_stream_that_ends_early_ends_the_run_in_good_order(tmp_path: Path) -> 
 
 
 def test_a_stream_that_stalls_is_named(tmp_path: Path) -> None:
-    folder = make(tmp_path / "one", streaming=True)
+    folder = make(tmp_path / "one", "streaming")
     text = "    import time\n    for n in range(start, 60):\n        if n == 24: time.sleep(1.5)\n"
     (folder / "stream.py").write_text(
         f"def rows(start):\n{text}        yield {{'prompt': f'q{{n}}', 'response': 'a'}}\n"
@@ -110,7 +110,7 @@ def test_a_full_disk_under_a_stream_ends_the_run_which_goes_on_from_its_checkpoi
 
 
 def test_a_stream_needs_to_know_how_long_to_train(tmp_path: Path) -> None:
-    folder = make(tmp_path / "one", streaming=True)
+    folder = make(tmp_path / "one", "streaming")
     values = {"model": "m", "data": {"train": {"path": "s.py:rows", "stream": True}, "validation": None}}
     for budget in ({}, {"budget": {"epochs": 2}}, {"budget": {"tokens": 1000}}):
         with pytest.raises(RecipeError) as caught:

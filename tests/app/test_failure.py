@@ -97,3 +97,8 @@ def test_a_crash_file_that_cannot_be_written_does_not_hide_the_error(monkeypatch
     assert isinstance(known, TunesmithError)
     assert "odd" in known.problems[0].what
     assert "TUNESMITH_DEBUG" in known.problems[0].fix
+
+
+def test_a_stopped_command_is_spelt_so_that_it_can_be_given_again() -> None:
+    known = failure.as_known(KeyboardInterrupt(), ["data", "check", "my rows.jsonl"])
+    assert known.problems[0].fix.endswith("tunesmith data check 'my rows.jsonl'")

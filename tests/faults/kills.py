@@ -1,6 +1,6 @@
 """kill -9 at many random moments of a small run: each goes on and ends like the undisturbed one, bit for bit.
 
-    python -m tests.faults.kills --kills 100 --seed 0 [--streaming]
+    python -m tests.faults.kills --kills 100 --seed 0 [--variant streaming]
 
 A moment is the n-th visit of a point of the engine (faults.py): chosen by the seed, met exactly, the same everywhere.
 Every fifth run is killed a second time while it goes on. After each kill everything in the folder must be readable.
@@ -50,7 +50,7 @@ def rows(start):
 """
 
 
-# Changes of the recipe: methods with a memory of their own, packing of mixed sources, early stops, stages.
+# Changes of the recipe: methods with a memory of their own, packing of mixed sources, early stops, stages, a stream.
 VARIANTS: dict[str, dict[str, Any]] = {
     "mixed": {
         "data": {"train": [{"path": "rows.jsonl"}, {"path": "more.jsonl", "weight": 2}], "validation": 3,
@@ -62,24 +62,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "stages": {
         "data": {"validation": 3, "max_length": 128},
         "stages": [
-            {"name": "read", "objective": "pretrain", "data": {"train": "more.jsonl"}, "budget": {"steps": 4}},
-            {"name": "talk", "data": {"train": "rows.jsonl"}, "budget": {"steps": 5}},
+            {"name": "words", "vocabulary": {"data": "more.jsonl", "tokens": 2, "min_count": 2}},
+            {"name": "read", "objective": "pretrain", "data": {"train": "more.jsonl"}, "budget": {"steps": 3}},
+            {"name": "talk", "data": {"train": "rows.jsonl"}, "budget": {"steps": 3}},
         ],
     },
+    # windows of a few rows, so that shards come and go all the time; bad rows; rows that are held out
+    "streaming": {
+        "data": {
+            "train": [
+                {"path": "stream.py:rows", "stream": {"window": 5}, "format": "prompt_response"},
+                {"path": "rows.jsonl", "weight": 0.3},
+            ],
+            "validation": 3, "max_length": 128, "on_bad_row": "drop",
+        },
+        "budget": {"steps": 20}, "evaluation": {"every": 6},
+    },
 }  # fmt: skip
+FILES = ("rows.jsonl", "more.jsonl", "stream.py", "variant")
 
 
 def recipe(folder: Path) -> Recipe:
-    """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch.
-
-    Or, where the folder has a stream: from that, mixed with rows that are read again and again.
-    """
-    if (folder / "stream.py").exists():
-        return _streaming(folder)
-    name = (folder / "variant").read_text() if (folder / "variant").exists() else ""
-    changes = json.dumps(VARIANTS.get(name, {}))
-    for file in ("rows.jsonl", "more.jsonl"):
-        changes = changes.replace(f'"{file}"', json.dumps(str(folder / file)))
+    """Dropout, accumulation, evaluations and checkpoints that do not fall together, more than one epoch."""
+    changes = json.dumps(VARIANTS.get((folder / "variant").read_text(), {}))
+    for file in ("rows.jsonl", "more.jsonl", "stream.py"):
+        changes = changes.replace(f'"{file}', f'"{folder / file}')
     return parse(
         {
             "model": str(folder / "model"),
@@ -93,39 +100,17 @@ def recipe(folder: Path) -> Recipe:
             "checkpoint": {"every": 2, "keep": 2},
             **json.loads(changes),
         }
-    )  # fmt: skip
+    )
 
 
-def _streaming(folder: Path) -> Recipe:
-    """Windows of a few rows, so that shards come and go all the time; bad rows; rows that are held out."""
-    stream = {"path": f"{folder}/stream.py:rows", "stream": {"window": 5}, "format": "prompt_response"}
-    return parse(
-        {
-            "model": str(folder / "model"),
-            "output": str(folder / "run"),
-            "tuning": {"method": "lora", "rank": 2, "dropout": 0.1},
-            "data": {
-                "train": [stream, {"path": str(folder / "rows.jsonl"), "weight": 0.3}],
-                "validation": 3, "max_length": 128, "on_bad_row": "drop",
-            },
-            "optim": {"lr": 1e-2, "batch_tokens": 100, "warmup": 2},
-            "compute": {"precision": "fp32", "micro_tokens": 50},
-            "budget": {"steps": 20},
-            "evaluation": {"every": 6},
-            "checkpoint": {"every": 2, "keep": 2},
-        }
-    )  # fmt: skip
-
-
-def make(folder: Path, streaming: bool = False, variant: str = "") -> Path:
+def make(folder: Path, variant: str = "") -> Path:
     """A folder with all that the run needs."""
     folder.mkdir()
     make_model(folder / "model")
     for name in ("rows.jsonl", "more.jsonl"):
         write_rows(folder / name, 16)
     (folder / "variant").write_text(variant)
-    if streaming:
-        (folder / "stream.py").write_text(STREAM)
+    (folder / "stream.py").write_text(STREAM)
     return folder
 
 
@@ -155,6 +140,9 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def _outcome(there: RunFolder) -> dict[str, Any]:
+    if not there.report.exists():  # a vocabulary: a model with more rows
+        return {"trained": load_file(there.path / "model.safetensors"),
+                "tokens": (there.path / "tokenizer.json").read_text()}  # fmt: skip
     last = max((path for path in there.checkpoints.glob("step-*")), key=lambda path: path.name)
     report = read_json(there.report)
     state = read_json(last / "state.json")
@@ -171,7 +159,9 @@ def _outcome(there: RunFolder) -> dict[str, Any]:
 
 
 def _trained(there: RunFolder) -> list[Path]:
-    return [*there.adapter.glob("*.safetensors"), *there.model.glob("*.safetensors")]
+    return [
+        file for place in (there.adapter, there.model, there.path) for file in place.glob("*.safetensors")
+    ]
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -220,31 +210,42 @@ def moments(folder: Path, kills: int, seed: int) -> list[tuple[str, int]]:
 
 
 def try_all(
-    kills: int, seed: int, place: Path, workers: int = 2, streaming: bool = False, variant: str = ""
+    kills: int, seed: int, place: Path, workers: int = 2, variant: str = ""
 ) -> tuple[Counter[str], list[str]]:
-    """Kill, look, go on, compare. Returns how often each point was met, and every fault found."""
-    whole = make(place / "whole", streaming, variant)
-    assert elsewhere(whole, "report:99:kill") == 0
-    expected = outcome(whole)
+    """Kill at random moments, look, go on, compare. Returns how often each point was met, and every fault found."""
+    whole = make(place / "whole", variant)
+    expected = undisturbed(whole)
     chosen = moments(whole, kills, seed)
     second = random.Random(seed + 1)
     plans = [[f"{point}:{at}:kill"] for point, at in chosen]
     for plan in plans[4::5]:
         plan.append(f"{second.choice(['step', 'save_weights', 'forward', 'held_out'])}:1:kill")
+    return Counter(point for point, _ in chosen), try_each(plans, whole, expected, place, workers)
+
+
+def undisturbed(whole: Path) -> dict[str, Any]:
+    """The outcome of a run that nothing happens to."""
+    assert elsewhere(whole, "report:99:kill") == 0
+    return outcome(whole)
+
+
+def try_each(
+    plans: list[list[str]], whole: Path, expected: dict[str, Any], place: Path, workers: int = 1
+) -> list[str]:
+    """Runs that are killed as planned, each in a folder of its own; every fault found."""
 
     def one(number: int) -> list[str]:
         folder = place / f"kill-{number:03d}"
         folder.mkdir()
         shutil.copytree(whole / "model", folder / "model")
-        for name in ("rows.jsonl", "more.jsonl", "variant", *(["stream.py"] if streaming else [])):
+        for name in FILES:
             shutil.copy(whole / name, folder / name)
         found = _one(folder, plans[number], expected)
         shutil.rmtree(folder)
         return found
 
     with ThreadPoolExecutor(workers) as pool:  # each waits for a process of its own
-        wrong = [word for found in pool.map(one, range(len(plans))) for word in found]
-    return Counter(point for point, _ in chosen), wrong
+        return [word for found in pool.map(one, range(len(plans))) for word in found]
 
 
 def _one(folder: Path, plans: list[str], expected: dict[str, Any]) -> list[str]:
@@ -269,14 +270,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--streaming", action="store_true", help="of a run that learns from a stream")
     parser.add_argument("--variant", choices=VARIANTS, default="", help="of a run with this in its recipe")
     asked = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        met, wrong = try_all(
-            asked.kills, asked.seed, Path(place), asked.workers, asked.streaming, asked.variant
-        )
+        met, wrong = try_all(asked.kills, asked.seed, Path(place), asked.workers, asked.variant)
     print("| point | kills |\n|---|---:|")
     for point in faults.POINTS:
         if met[point]:

@@ -118,7 +118,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return code
     except OSError as error:
         if not isinstance(error, BrokenPipeError) and code is None:
-            return failure.report(_meant(error, asked), json=json)
+            return failure.report(_meant(error, asked), json=json, words=words)
         # Whoever read us (head, less, a terminal that was closed) is gone. Python would complain once more at exit.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -128,7 +128,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        return failure.report(_meant(error, asked), json=json)
+        return failure.report(_meant(error, asked), json=json, words=words)
 
 
 def _meant(error: BaseException, asked: Sequence[float]) -> BaseException:

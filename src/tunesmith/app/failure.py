@@ -9,9 +9,11 @@ import contextlib
 import errno
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 
 from tunesmith.app.answer import write_json
 from tunesmith.app.render import problems as pages
@@ -23,9 +25,9 @@ from tunesmith.redact import redact
 DEBUG = "TUNESMITH_DEBUG"
 
 
-def report(error: BaseException, *, json: bool) -> int:
-    """Tell the user what went wrong; returns the exit code."""
-    known = as_known(error)
+def report(error: BaseException, *, json: bool, words: Sequence[str] = ()) -> int:
+    """Tell the user what went wrong; returns the exit code. `words` of the command, so that it can be said again."""
+    known = as_known(error, words)
     if os.environ.get(DEBUG):
         sys.stderr.write(redact("".join(traceback.format_exception(error))))
     clean = type(known)([Problem(redact(p.where), redact(p.what), redact(p.fix)) for p in known.problems])
@@ -42,13 +44,14 @@ def report(error: BaseException, *, json: bool) -> int:
     return clean.exit_code
 
 
-def as_known(error: BaseException) -> TunesmithError:
+def as_known(error: BaseException, words: Sequence[str] = ()) -> TunesmithError:
     """The error in terms of the tree; an unknown one is ours, and its traceback goes to a file."""
     match error:
         case TunesmithError():
             return error
         case KeyboardInterrupt():
-            return Interrupted([Problem("", "stopped on request", "")])
+            again = f"the same command begins again: {shlex.join(['tunesmith', *words])}" if words else ""
+            return Interrupted([Problem("", "stopped on request; nothing is left half done", again)])
         case OSError() if cause_of(error) == "disk full":
             return DiskFullError.at(
                 error.filename or "disk", "no space left", "free some space, or move output= to another disk"

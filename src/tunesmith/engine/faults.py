@@ -48,6 +48,7 @@ POINTS = (
     "report",  # before the report is written
     "stage",  # a stage of several is finished, nothing of the next begun
     "hand_over",  # before an adapter is merged for the next stage
+    "whole",  # every stage is finished, the report of all is not written
 )
 
 

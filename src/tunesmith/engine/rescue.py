@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from statistics import median
 from typing import Any, Literal
 
@@ -28,9 +29,13 @@ SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fift
 SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
 START = 5  # steps of which the least loss is what a run began with
+FIRST_SIGMAS = 12.0  # likewise, above the first step alone: a single one may be odd
+ODD = 3.0  # a first loss by so much below, on a logarithmic scale, was one of odd rows
+NORM_SIGMAS = 2.0  # and norms likewise, if that is more than GROWN
 GROWN = 5.0  # norms by so much above the least of those: weights that go bad, not rows that are harder
 JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gradients have not
 SURE = 24  # steps after a jump by which it is known for one
+STILL_GROWS = 2.0  # norms since the jump: they are waited for
 DRIFT_SHARE = 0.5  # of a jump, before or after it: then it was none
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
 # Of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long.
@@ -61,6 +66,7 @@ class Watch:
     strange: int = 0  # how many of them were finite: the last ones of losses and norms
     lowest: float | None = None  # smoothed loss
     spread: float = 0.0  # of the losses around the lowest
+    calm: float | None = None  # the usual gradient norm then
     rewinds: int = 0
     lr_scale: float = 1.0
     left_out: tuple[tuple[int, int], ...] = ()  # first and last step of each window that is not learnt from
@@ -164,28 +170,31 @@ def _with_lowest(watch: Watch) -> Watch:
     now = watch.smoothed
     if now is None or (watch.lowest is not None and now >= watch.lowest):
         return watch
-    return replace(watch, lowest=now, spread=_sigma(watch.losses))
+    return replace(watch, lowest=now, spread=_sigma(watch.losses), calm=median(watch.norms[-SMOOTH:]))
 
 
 def _has_risen(watch: Watch, losses: Sequence[float]) -> bool:
     """Slow divergence: what is usual in these losses is far above what was usual once."""
     if len(watch.losses) < LEAST or watch.lowest is None:
         return False
-    return median(losses) > watch.lowest + max(RISE_SIGMAS * watch.spread, LEAST_RISE_NATS)
+    spread = max(watch.spread, watch.lowest * _noise_between(_logs(watch.losses)))  # once, and now
+    return median(losses) > watch.lowest + max(RISE_SIGMAS * spread, LEAST_RISE_NATS)
 
 
 def _risen(watch: Watch, limits: Limits) -> Judgement | None:
     if limits.sigmas is None:
         return None
-    if (begun := _begun(watch)) is not None and _is_worse_than_at_first(watch, begun):
+    if (begun := _worse_than_at_first(watch)) is not None:
         reason = f"the loss began at {begun:.3g} and is at {median(watch.losses[-LEAST:]):.3g}"
         return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
     if not _has_risen(watch, watch.losses[-SMOOTH:]):
         return None
     if since := _since_a_jump(watch):
-        if since < SURE:
+        norms = watch.norms[-since:]
+        if since < SURE or median(norms[-SOON:]) > STILL_GROWS * max(median(norms[:SOON]), TINY):
             return None
-        known = replace(watch, lowest=watch.smoothed, spread=_sigma(watch.losses[-SMOOTH:]))
+        spread, calm = _sigma(watch.losses[-SMOOTH:]), median(watch.norms[-SMOOTH:])
+        known = replace(watch, lowest=watch.smoothed, spread=spread, calm=calm)
         return Judgement("take", "", known)
     reason = f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}"
     return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
@@ -196,13 +205,34 @@ def _begun(watch: Watch) -> float | None:
     return min(watch.losses[:START]) if START <= len(watch.losses) < WINDOW else None
 
 
-def _is_worse_than_at_first(watch: Watch, begun: float) -> bool:
-    """Usual losses far above the first ones, and gradients too: other rows alone do not do that."""
-    if len(watch.losses) < LEAST:
-        return False
-    now, norms = watch.losses[-LEAST:], watch.norms
-    grown = median(norms[-LEAST:]) > GROWN * max(min(norms[:START]), TINY)
-    return grown and median(now) > begun + max(RISE_SIGMAS * _sigma(now), LEAST_RISE_NATS)
+def _worse_than_at_first(watch: Watch) -> float | None:
+    """The loss a run began with, where usual losses are far above it, and gradients too: other rows do not do both.
+
+    One easy row among the first is no beginning: the least of them counts for less than the next.
+    """
+    if not LEAST <= len(watch.losses) < WINDOW:
+        return None
+    losses, norms = _logs(watch.losses), _logs(watch.norms)
+    now, grown = median(losses[-LEAST:]), max(math.log(GROWN), NORM_SIGMAS * _noise(norms))
+    for sigmas, most, begun, calm in (
+        (RISE_SIGMAS, math.inf, sorted(losses[:START])[1], sorted(norms[:START])[1]),
+        (FIRST_SIGMAS, ODD, losses[0], norms[0]),
+    ):
+        risen = math.exp(now) > math.exp(begun) + LEAST_RISE_NATS
+        far = sigmas * _noise(losses) < now - begun < most
+        if risen and far and median(norms[-LEAST:]) > calm + grown:
+            return math.exp(begun)
+    return None
+
+
+def _noise(logs: Sequence[float]) -> float:
+    """Spread of single steps: lately, or from one to the next; few values show too little by chance."""
+    return max(_sigma(logs[-LEAST:]), _noise_between(logs))
+
+
+def _noise_between(logs: Sequence[float]) -> float:
+    """The same from step to step, where a level that moves is not seen."""
+    return NORMAL * median(abs(after - before) for before, after in pairwise(logs)) / math.sqrt(2)
 
 
 def _since_a_jump(watch: Watch) -> int:
@@ -216,7 +246,9 @@ def _since_a_jump(watch: Watch) -> int:
     at = min(cuts, key=lambda cut: _scatter(losses[:cut]) + _scatter(losses[cut:]))
     jump = median(losses[at:]) - median(losses[:at])
     drift = max(median(part[-SOON:]) - median(part[:SOON]) for part in (losses[:at], losses[at:]))
-    same_gradients = median(norms[at:]) < GROWN * max(median(norms[:at]), TINY)
+    # against those of the lowest loss: what has grown for longer than the window looks usual in it
+    before = [median(norms[:at]), *([] if watch.calm is None else [watch.calm])]
+    same_gradients = max(median(norms[at:]), median(norms[-LEAST:])) < GROWN * max(min(before), TINY)
     rise = median(losses[-SMOOTH:]) - watch.lowest
     found = same_gradients and jump >= JUMP_SHARE * rise and drift <= DRIFT_SHARE * jump
     return len(losses) - at if found else 0

@@ -202,7 +202,13 @@ def _members(
 def _carry_out(member: Member, launch: Launch, reporter: Reporter) -> list[Problem]:
     """Train one cell to its end. What is wrong with it is returned; an interruption is raised."""
     begun = member.folder.recipe.exists()
-    stopped = Interrupted([Problem(str(member.folder.path), "the sweep was stopped here", "go on: --resume")])
+    stopped = Interrupted(
+        [
+            Problem(
+                str(member.folder.path), "the sweep was stopped here", "go on: the same command and --resume"
+            )
+        ]
+    )
     try:
         problems = launch(member.file, begun, reporter)
     except KeyboardInterrupt:

@@ -86,6 +86,7 @@ def train_stages(
             if not last:
                 hand_over(folders[number], reporter)
                 known = _known(folders[number], own, begun(recipe, number + 1, own).model)
+    visit("whole")
     write_whole_report(recipe, folder, folders, status)
     return Whole(status, steps)
 
