@@ -98,7 +98,7 @@ def test_a_stream_that_stalls_is_named(tmp_path: Path) -> None:
 def test_a_full_disk_under_a_stream_ends_the_run_which_goes_on_from_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = make(tmp_path / "one", streaming=True)
+    folder = make(tmp_path / "one", "streaming")
     monkeypatch.setenv("TUNESMITH_FAULT", "stream_window:1:enospc")
     faults.forget_visits()
     with pytest.raises(DiskFullError, match="no space for the rows of a stream"):
