@@ -31,7 +31,7 @@ def seed_everything(seed: int, deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first use
     torch.use_deterministic_algorithms(deterministic)
     # it would write NaN into all new memory, against somebody who reads it first; tests do, and run with it
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.deterministic = deterministic
     torch.backends.cudnn.benchmark = False  # measures, and may choose otherwise tomorrow
 
