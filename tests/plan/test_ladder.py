@@ -45,7 +45,7 @@ def test_the_nearest_recipe_fits_as_a_plan_of_its_own(gib: float, method: object
 
 
 def test_embedding_and_head_in_few_bits_are_rungs_where_they_do_not_train() -> None:
-    # mutation tried: the rungs without _is_allowed; the rungs left out
+    # mutation tried: the rungs left out
     few = ["embedding and head in 8 bits", "embedding and head in 4 bits"]
     found = {rung.name: rung for rung in climb_down(setting(24, optim={"optimizer": "paged_adamw_8bit"}))}
     assert [name for name in found if name in few] == few
