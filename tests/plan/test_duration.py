@@ -79,7 +79,7 @@ def test_threads_are_those_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_work_on_the_machine_is_told_from_a_slow_machine() -> None:
     # mutation tried: the quickest turn by the clock
     assert duration.busy((1.0, 0.98), (0.5, 0.49)) == 1.0
-    assert duration.busy((3.0, 1.0), (1.5, 0.5)) == pytest.approx(3.0)
+    assert duration.busy((4.0, 1.0), (1.0, 1.0)) == pytest.approx(2.5)
     calm, beside = Speed(1e9, 1e8, 0.01), Speed(1e9, 1e8, 0.01, busy=3.0)
     assert Work(1e9, 1e8, 1).seconds(beside) == pytest.approx(3 * Work(1e9, 1e8, 1).seconds(calm))
 
