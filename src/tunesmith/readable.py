@@ -14,6 +14,7 @@ from tunesmith.data.files import files_of
 from tunesmith.data.gather import open_source
 from tunesmith.data.streaming.reading import require_kept
 from tunesmith.errors import Problem, UserError
+from tunesmith.evaluation.tasks import read_tasks
 from tunesmith.folder import is_run
 from tunesmith.model.adapted import is_adapter, read_adapter
 from tunesmith.model.config import read_config
@@ -23,12 +24,17 @@ from tunesmith.recipe import Model, Recipe, Source
 
 
 def require_readable(recipe: Recipe, *, model: bool = True, kept: Path | None = None) -> None:
-    """The model and every data file of a recipe. Raises the first one's kind of UserError, with all problems.
+    """The model and every file of data and tasks of a recipe. Raises the first kind of UserError met, with all problems.
 
     `model` is left out where the recipe's model is yet to be made. `kept`: where a run keeps what leaves a pipe.
     """
     looks: list[Callable[[], object]] = [partial(require_model, recipe.model)] if model else []
-    _raise_all([*looks, *_looks_at(recipe), partial(require_kept, recipe.data.train, kept)])
+    looks += [
+        *_looks_at(recipe),
+        partial(read_tasks, recipe.tasks),
+        partial(require_kept, recipe.data.train, kept),
+    ]
+    _raise_all(looks)
 
 
 def require_sources(sources: Iterable[Source]) -> None:
@@ -38,9 +44,9 @@ def require_sources(sources: Iterable[Source]) -> None:
 
 def require_model(model: Model) -> None:
     """A recipe's model, wherever it is: raises ModelError, or what is wrong with the run it came from."""
-    read_config(model)
     if model.path is not None and is_run(model.path):
         trained_folder(trained_run(model.path))
+    read_config(model)
 
 
 def require_openable(target: str | Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.records import Chat, Choice, Text
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, UserError
 from tunesmith.evaluation.tasks import read_items
 from tunesmith.recipe import Recipe, Task
 
@@ -153,5 +153,5 @@ def test_a_task_file_that_is_wrong_is_told_before_a_run_begins(tmp_path):
     rows = write(tmp_path / "rows.jsonl", '{"prompt": "a", "response": "b"}\n' * 4)
     wrong = {"name": "t", "kind": "choice", "path": f"{tmp_path}/none.csv"}
     recipe = {"model": "no-model-is-needed", "data": {"train": str(rows)}, "evaluation": {"tasks": [wrong]}}
-    with pytest.raises(DataError, match=r"none\.csv"):
+    with pytest.raises(UserError, match=r"none\.csv"):  # beside the model that is not there
         prepare(Recipe.model_validate(recipe))

@@ -13,7 +13,6 @@ Shapes: n learnt tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +47,9 @@ class Head:
 def _rows(
     hidden: Tensor, weight: Tensor | Table, dtype: torch.dtype, learns: bool = True, trains: bool = False
 ) -> int:
-    """Rows of a chunk, where products are computed in `dtype`; all alike, for each reads the whole weight."""
+    """Rows of a chunk, where products are computed in `dtype`."""
     alive = bytes_a_logit(dtype.itemsize, _fused_on(hidden, dtype), learns, trains)
-    most = rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
-    chunks = max(1, math.ceil(len(hidden) / most))
-    return max(1, math.ceil(len(hidden) / chunks))
+    return rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
 
 
 def _card_bytes(device: torch.device) -> int | None:
