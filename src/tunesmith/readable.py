@@ -24,7 +24,7 @@ from tunesmith.recipe import Model, Recipe, Source
 
 
 def require_readable(recipe: Recipe, *, model: bool = True, kept: Path | None = None) -> None:
-    """The model and every file of data and tasks of a recipe. Raises the first kind of UserError met, with all problems.
+    """The model and every file a recipe reads. Raises the first kind of UserError met, with all problems.
 
     `model` is left out where the recipe's model is yet to be made. `kept`: where a run keeps what leaves a pipe.
     """
