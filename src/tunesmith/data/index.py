@@ -127,14 +127,9 @@ def _work_out(
     place: _Memory | _Files,
 ) -> tuple[dict[str, ndarray], dict[str, Any]]:
     """(columns by name, the books): `sides0` has the side of each row of source 0, `places0_train` ... its samples."""
-    fates = _place(sources, validation, test, seed)
-    columns: dict[str, ndarray] = {}
-    for number, source in enumerate(sources):
-        sides = columns[f"sides{number}"] = place.new(f"sides{number}", np.uint8, source.rows)
-        at = 0
-        for shard, found in zip(source.shards, fates[number]):
-            sides[at : at + shard.rows] = found
-            at += shard.rows
+    columns = {f"sides{n}": place.new(f"sides{n}", np.uint8, source.rows) for n, source in enumerate(sources)}
+    fates = [_by_shard(source, columns[f"sides{n}"]) for n, source in enumerate(sources)]
+    _place(sources, fates, validation, test, seed)
     books = _Books(sources, columns)
     for number, source in enumerate(sources):
         for side in SIDES:
@@ -143,48 +138,59 @@ def _work_out(
     return columns, books.close()
 
 
+def _by_shard(source: Tokenised, column: ndarray) -> list[ndarray]:
+    """A column of all rows as one view a shard."""
+    ends = np.cumsum([shard.rows for shard in source.shards], dtype=np.int64)
+    return np.split(column, ends[:-1]) if source.shards else []
+
+
 def _place(
-    sources: Sequence[Tokenised], validation: float | int | None, test: float | int | None, seed: int
-) -> list[list[ndarray]]:
-    """The side of each row of each shard of each source, or why it is on none (_LEFT_OUT)."""
-    fates = _held_out_files(sources)
+    sources: Sequence[Tokenised],
+    fates: Sequence[Sequence[ndarray]],
+    validation: float | int | None,
+    test: float | int | None,
+    seed: int,
+) -> None:
+    """Write the side of each row of each shard of each source, or why it is on none (_LEFT_OUT)."""
+    _place_held_out_files(sources, fates)
     train = [n for n, source in enumerate(sources) if source.use == "train"]
-    free = [[(fate == 0) & ~_made(shard) for shard, fate in zip(sources[n].shards, fates[n])] for n in train]
     rows = [
-        Rows([_kept(shard.block, mask) for shard, mask in zip(sources[n].shards, masks)], sources[n].is_text)
-        for n, masks in zip(train, free)
+        Rows(
+            [_kept(shard.block, _free(shard, fate)) for shard, fate in zip(sources[n].shards, fates[n])],
+            sources[n].is_text,
+        )
+        for n in train
     ]
     assigned = assign(rows, validation, test, seed)
-    for n, masks, sides in zip(train, free, assigned):
-        for fate, mask, side in zip(fates[n], masks, sides):
-            fate[mask] = side
+    for n, of in zip(train, assigned):
+        for shard, fate, sides in zip(sources[n].shards, fates[n], of):
+            fate[_free(shard, fate)] = sides
     held = [_held_keys(rows, assigned, side) for side in range(len(SIDES))]
     for n in train:
         for shard, fate in zip(sources[n].shards, fates[n]):
             made = _made(shard) & (fate == 0)  # where its original is, or else it trains
             for code in range(1, len(SIDES)) if made.any() else ():
                 fate[made & np.isin(shard.block.last, held[code])] = _OF_HELD + code
-    return fates
 
 
-def _held_out_files(sources: Sequence[Tokenised]) -> list[list[ndarray]]:
+def _place_held_out_files(sources: Sequence[Tokenised], fates: Sequence[Sequence[ndarray]]) -> None:
     """Rows of held-out files are on their side; who gives one of them away is left out, file after file."""
     held_out = GivenAway()
-    fates = []
-    for source in sources:  # held-out files first: their rows must be known before others are looked at
+    for source, found in zip(sources, fates):  # held-out files first: their rows must be known before others
         own = SIDES.index(source.use)
-        found = []
-        for shard in source.shards:
+        for shard, fate in zip(source.shards, found):
             away = held_out.find(shard.block)
-            fate = np.where(away > 0, away + _GIVEN_AWAY, own).astype(np.uint8)
+            fate[:] = np.where(away > 0, away + _GIVEN_AWAY, own)
             if own:
                 fate[_made(shard)] = _AUGMENTED
-            found.append(fate)
         if own:
             for shard, fate in zip(source.shards, found):
                 held_out.add(own, shard.block, fate == own)
-        fates.append(found)
-    return fates
+
+
+def _free(shard: Shard, fate: ndarray) -> ndarray:
+    """Rows that may go to any side."""
+    return (fate == 0) & ~_made(shard)
 
 
 def _made(shard: Shard) -> ndarray:
