@@ -165,12 +165,12 @@ def _place(
     for n, of in zip(train, assigned):
         for shard, fate, sides in zip(sources[n].shards, fates[n], of):
             fate[_free(shard, fate)] = sides
-    held = [_held_keys(rows, assigned, side) for side in range(len(SIDES))]
+    held = {code: _held_keys(rows, assigned, code) for code in range(1, len(SIDES))}
     for n in train:
         for shard, fate in zip(sources[n].shards, fates[n]):
             made = _made(shard) & (fate == 0)  # where its original is, or else it trains
-            for code in range(1, len(SIDES)) if made.any() else ():
-                fate[made & np.isin(shard.block.last, held[code])] = _OF_HELD + code
+            for code, keys in held.items() if made.any() else ():
+                fate[made & np.isin(shard.block.last, keys)] = _OF_HELD + code
 
 
 def _place_held_out_files(sources: Sequence[Tokenised], fates: Sequence[Sequence[ndarray]]) -> None:
@@ -190,7 +190,8 @@ def _place_held_out_files(sources: Sequence[Tokenised], fates: Sequence[Sequence
 
 def _free(shard: Shard, fate: ndarray) -> ndarray:
     """Rows that may go to any side."""
-    return (fate == 0) & ~_made(shard)
+    free: ndarray = (fate == 0) & ~_made(shard)
+    return free
 
 
 def _made(shard: Shard) -> ndarray:
@@ -202,7 +203,7 @@ def _held_keys(rows: Sequence[Rows], assigned: Sequence[Sequence[ndarray]], side
     found = [
         block.last[sides == side] for each, of in zip(rows, assigned) for block, sides in zip(each.blocks, of)
     ]
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found])) if side else np.zeros(0, np.uint64)
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
 def _kept(block: Block, kept: ndarray) -> Block:
