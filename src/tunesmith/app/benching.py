@@ -83,6 +83,6 @@ def _speed(recipe: str | None, overrides: tuple[str, ...], steps: int, reporter:
     # what a step takes that computes every layer
     compute = chosen.compute.model_copy(update={"trunk_cache": "off"})
     work = run.prepare(chosen.model_copy(update={"compute": compute}), reporter)
-    from tunesmith.bench.speed import bench_speed
+    from tunesmith.bench.speed import bench_speed  # loads torch: only for a recipe that can be run
 
     return {"recipe": file or "bundled", **bench_speed(work, steps, reporter)}

@@ -131,6 +131,12 @@ def group_documents(
     return replace(found, cumulative=torch.from_numpy(ends), longest=int(np.diff(ends).max(initial=0)))
 
 
+def documents_on(device: torch.device, segments: Tensor, parents: Tensor | None = None) -> Documents:
+    """The documents of a batch laid out as suits the device, and there."""
+    found = group_documents(segments, parents, calls_are_cheap=device.type == "cpu")
+    return found if device.type == "cpu" else found.to(device)
+
+
 def ask_only(segments: Tensor, places: Tensor, parents: Tensor | None = None) -> LastLayer | None:
     """The last layer, where only the tokens at `places` (flat, rising, each once) need an output.
 

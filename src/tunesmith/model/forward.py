@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.kernels import attention, head
-from tunesmith.kernels.documents import LastLayer, ask_only, group_documents
+from tunesmith.kernels.documents import LastLayer, ask_only, documents_on, group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.last_layer import WATCHED, asking_at, may_ask_less
 from tunesmith.model.tables import HeldHead
@@ -138,9 +138,9 @@ def _drops(model: nn.Module) -> bool:
 def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tensor:
     """Hidden states of a known family, before the head: Float[Tensor, "B T d"], or those that ask, [1 n d]."""
     device = lm.device
-    documents = group_documents(batch.segments, batch.parents, calls_are_cheap=device.type == "cpu")
-    if device.type != "cpu":
-        documents, last = documents.to(device), None if last is None else last.to(device)
+    documents = documents_on(device, batch.segments, batch.parents)
+    if device.type != "cpu" and last is not None:
+        last = last.to(device)
     with asking_at(lm, last), standing_in(lm, batch.states) as states:
         return lm.base_model(
             **(states or {"input_ids": batch.input_ids.to(device)}),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.cache import code_hash
-from tunesmith.kernels.documents import group_documents
+from tunesmith.kernels.documents import documents_on
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.tables import HeldEmbedding
 
@@ -101,9 +101,7 @@ def entering(lm: Any, batch: Batch, depth: int) -> Tensor:
         raise _ReachedError(args[0] if args else kwargs["hidden_states"])
 
     device = lm.device
-    documents = group_documents(batch.segments, calls_are_cheap=device.type == "cpu")
-    if device.type != "cpu":
-        documents = documents.to(device)
+    documents = documents_on(device, batch.segments)
     handle = _layers(lm)[depth].register_forward_pre_hook(reached, with_kwargs=True, prepend=True)
     try:
         with torch.no_grad():
