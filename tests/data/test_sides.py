@@ -165,9 +165,9 @@ def test_many_rows_are_held_out_as_few_are(monkeypatch: pytest.MonkeyPatch) -> N
     rng = np.random.default_rng(0)
     keys = rng.integers(0, 3000, 4000).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     rows = Rows([Block(part, np.ones(len(part), np.uint32)) for part in np.array_split(keys, 7)], False)
-    whole = module.assign([rows], 0.1, 0.05, 3)
+    (whole,) = map(list, module.assign([rows], 0.1, 0.05, 3))
     monkeypatch.setattr(module, "_FEW", 100)
-    stretched = module.assign([rows], 0.1, 0.05, 3)
-    assert all(np.array_equal(a, b) for a, b in zip(whole[0], stretched[0]))
-    sizes = np.bincount(np.concatenate(stretched[0]))
+    (stretched,) = map(list, module.assign([rows], 0.1, 0.05, 3))
+    assert all(np.array_equal(a, b) for a, b in zip(whole, stretched))
+    sizes = np.bincount(np.concatenate(stretched))
     assert sizes.tolist() == [3400, 400, 200]

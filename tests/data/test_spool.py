@@ -106,6 +106,28 @@ def test_a_pipe_is_let_go_with_its_shards(
     assert max(held) < 4500 < 500 * 35, "the disk holds what lies between the oldest checkpoint and now"
 
 
+# mutation tried: no settle() in the feed; one that passes over the last file
+def test_no_row_is_learnt_that_a_power_cut_could_take(
+    tmp_path: Path, pipe: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spool, "FILE_BYTES", 500)
+    monkeypatch.setattr(spool, "_ONCE", 100)
+    durable: dict[str, int] = {}
+    monkeypatch.setattr(
+        spool, "flush_to_disk", lambda path: durable.update({path.name: path.stat().st_size})
+    )
+    pour(pipe[1], 0, 200)
+    plan = begun(planned(stream(str(pipe[0])), tmp_path / "run", steps=20), tmp_path / "run")
+    learnt(plan, 0, 20)
+    plan.close()
+    os.close(pipe[1])
+    kept = b"".join(path.read_bytes() for path in sorted((tmp_path / "run").glob("lines-*/0*")))
+    settled = sum(size for name, size in durable.items() if name.isdigit())
+    behind = [json.loads(path.read_text()) for path in (tmp_path / "run").rglob("after-*.json")]
+    assert behind, "shards were made"
+    assert 0 < max(place["byte"] for place in behind) <= settled <= len(kept)
+
+
 def test_standard_input_is_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     pour(writer, 0, 40)

@@ -165,7 +165,7 @@ def _place(
     for n, of in zip(train, assigned):
         for shard, fate, sides in zip(sources[n].shards, fates[n], of):
             fate[_free(shard, fate)] = sides
-    held = {code: _held_keys(rows, assigned, code) for code in range(1, len(SIDES))}
+    held = {code: _held_keys([(sources[n], fates[n]) for n in train], code) for code in range(1, len(SIDES))}
     for n in train:
         for shard, fate in zip(sources[n].shards, fates[n]):
             made = _made(shard) & (fate == 0)  # where its original is, or else it trains
@@ -198,11 +198,9 @@ def _made(shard: Shard) -> ndarray:
     return np.asarray(shard.column("made")) > 0
 
 
-def _held_keys(rows: Sequence[Rows], assigned: Sequence[Sequence[ndarray]], side: int) -> ndarray:
-    """What equals the rows that are held out on a side."""
-    found = [
-        block.last[sides == side] for each, of in zip(rows, assigned) for block, sides in zip(each.blocks, of)
-    ]
+def _held_keys(train: Sequence[tuple[Tokenised, Sequence[ndarray]]], side: int) -> ndarray:
+    """What equals the rows of the train sources that are held out on a side."""
+    found = [shard.block.last[fate == side] for source, of in train for shard, fate in zip(source.shards, of)]
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
@@ -217,20 +215,18 @@ def _lay(
 ) -> dict[str, ndarray]:
     """The columns of one source's samples on one side."""
     code = SIDES.index(side)
-    chosen = []
-    at = 0
-    for shard in source.shards:
-        chosen.append(sides[at : at + shard.rows] == code)
-        at += shard.rows
-    sizes = [int(shard.column("sample_counts")[mask].sum()) for shard, mask in zip(source.shards, chosen)]
+    sizes, rows = [], 0
+    for shard, of in zip(source.shards, _by_shard(source, sides)):
+        sizes.append(int(shard.column("sample_counts")[of == code].sum()))
+        rows += int((of == code).sum())
     weighted = any(shard.books.weighted for shard in source.shards)
     joined = any(shard.joined().any() for shard in source.shards)
     wanted = {"weight_sums": weighted, "joined": joined}
     names = [name for name in _COLUMNS if wanted.get(name, True)]
     laid = {name: place.new(f"{name}{number}_{side}", _COLUMNS[name], sum(sizes)) for name in names}
     at = 0
-    for shard, mask, size in zip(source.shards, chosen, sizes):
-        of_samples = mask[shard.row_of]
+    for shard, of, size in zip(source.shards, _by_shard(source, sides), sizes):
+        of_samples = shard.of_samples(of == code)
         here = slice(at, at + size)
         laid["places"][here] = np.flatnonzero(of_samples)
         laid["lengths"][here] = shard.lengths()[of_samples]
@@ -240,7 +236,7 @@ def _lay(
         if joined:
             laid["joined"][here] = shard.joined()[of_samples]
         at += size
-    books.count(side, sum(int(mask.sum()) for mask in chosen), laid["lengths"], laid["targets"])
+    books.count(side, rows, laid["lengths"], laid["targets"])
     return {f"{name}{number}_{side}": column for name, column in laid.items()} | {
         f"sizes{number}_{side}": _small(place, f"sizes{number}_{side}", sizes)
     }

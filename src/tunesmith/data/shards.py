@@ -13,10 +13,8 @@ import hashlib
 import json
 import os
 import weakref
-from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -29,164 +27,15 @@ from tunesmith.data.cache import Lease
 from tunesmith.data.ledger import FATES, TouchedRow
 from tunesmith.data.samples import IGNORED, Sample
 from tunesmith.data.sides import Block
-from tunesmith.data.splits import is_augmented
 from tunesmith.errors import DataError
 
-_ALIGN = 64
 _BLOCK = 4096  # bytes that a file system hands out
 _EXPANDED = FATES.index("expanded")
 _MOST_OPEN = 32  # an epoch reads a few shards at a time; what was mapped before is let go
 _open: deque[weakref.ref[Shard]] = deque()
 
 
-@final
-class ShardBuilder:
-    """Lays rows into columns; memory is that of one shard."""
-
-    def __init__(self, name: str) -> None:
-        self.books = Books(name)
-        self.touched: list[TouchedRow] = []
-        self._ids, self._offsets = array("I"), array("Q", [0])
-        self._spans, self._span_counts, self._span_weights = array("I"), array("I"), array("f")
-        self._lines, self._fates, self._made, self._sample_counts = (
-            array("I"),
-            array("B"),
-            array("B"),
-            array("I"),
-        )
-        self._kept, self._cut, self._repeated = array("I"), array("I"), array("I")
-        self._keys, self._key_counts = array("Q"), array("I")
-
-    @property
-    def rows(self) -> int:
-        """Rows kept so far."""
-        return len(self._lines)
-
-    def row(
-        self,
-        line: int,
-        fate: str,
-        keys: Sequence[bytes],
-        kept: int,
-        cut: int = 0,
-        repeated: int = 0,
-    ) -> None:
-        """A kept row; its samples follow. `kept` counts its tokens that were not cut.
-
-        An augmented row (`made`) is known by its original's key alone.
-        """
-        self._lines.append(line)
-        self._fates.append(FATES.index(fate))
-        self._made.append(is_augmented(keys))
-        keys = keys[-1:] if is_augmented(keys) else keys
-        self._sample_counts.append(0)
-        for counts, value in ((self._kept, kept), (self._cut, cut), (self._repeated, repeated)):
-            counts.append(value)
-        self._key_counts.append(len(keys))
-        for key in keys:
-            self._keys.append(short(key))
-        books = self.books
-        books.fates[fate] += 1
-        books.kept_tokens += kept
-        books.cut_tokens += cut
-        books.repeated_tokens += repeated
-
-    def sample(
-        self, ids: Iterable[int], spans: Sequence[tuple[int, int]], weights: Sequence[float] | None = None
-    ) -> None:
-        """A sample of the row that was begun last: its ids up to the last target, [start, end) of what is learnt."""
-        self._ids.extend(ids)
-        self._offsets.append(len(self._ids))
-        for start, end in spans:
-            self._spans.append(start)
-            self._spans.append(end)
-        self._span_counts.append(len(spans))
-        if weights is not None and not self.books.weighted:
-            self.books.weighted = True
-        self._span_weights.extend(weights if weights is not None else [1.0] * len(spans))
-        self._sample_counts[-1] += 1
-
-    def columns(self) -> dict[str, ndarray]:
-        """The columns, each in its narrowest type."""
-        ids = np.frombuffer(self._ids, np.uint32)
-        offsets = np.frombuffer(self._offsets, np.uint64)
-        columns: dict[str, ndarray] = {
-            "ids": ids,
-            "offsets": offsets,
-            "spans": np.frombuffer(self._spans, np.uint32),
-            "span_counts": np.frombuffer(self._span_counts, np.uint32),
-            "lines": np.frombuffer(self._lines, np.uint32),
-            "fates": np.frombuffer(self._fates, np.uint8),
-            "made": np.frombuffer(self._made, np.uint8),
-            "sample_counts": np.frombuffer(self._sample_counts, np.uint32),
-            "kept": np.frombuffer(self._kept, np.uint32),
-            "cut": np.frombuffer(self._cut, np.uint32),
-            "repeated": np.frombuffer(self._repeated, np.uint32),
-            "key_counts": np.frombuffer(self._key_counts, np.uint32),
-            **_distinct(ids, np.frombuffer(self._spans, np.uint32), self._span_counts, offsets),
-        }
-        narrow = {name: _narrow(column) for name, column in columns.items()}
-        narrow["keys"] = np.frombuffer(self._keys, np.uint64)
-        if self.books.weighted:
-            narrow["span_weights"] = np.frombuffer(self._span_weights, np.float32)
-        return narrow
-
-    def write(self, folder: Path, number: int) -> None:
-        """Write the shard; it exists once its .json does. No flush to disk: the hash tells a torn file."""
-        base = folder / f"shard-{number:05d}"
-        placed, digest = _write_columns(base.with_suffix(".bin"), self.columns())
-        with _staged(base.with_suffix(".rows.jsonl")) as path, open(path, "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.touched)
-        document = {
-            "columns": placed,
-            "sha256": digest,
-            "stamp": stamp(base.with_suffix(".bin")),
-            "touched_sha256": hash_of(base.with_suffix(".rows.jsonl")),
-            "books": self.books.to_json(),
-        }
-        with _staged(base.with_suffix(".json")) as path:
-            path.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-
-
-def short(key: bytes) -> int:
-    """64 bits of a row's digest: among 3 million rows two unequal ones agree once in 4 million runs."""
-    return int.from_bytes(key[:8], "little")
-
-
-def _distinct(ids: ndarray, spans: ndarray, span_counts: array[int], offsets: ndarray) -> dict[str, ndarray]:
-    """Which ids are read, and which are learnt."""
-    starts = np.repeat(offsets[:-1], np.frombuffer(span_counts, np.uint32)).astype(np.int64)
-    change = np.zeros(len(ids) + 1, np.int32)
-    np.add.at(change, starts + spans[0::2], 1)
-    np.add.at(change, starts + spans[1::2], -1)
-    return {"read": np.unique(ids), "learnt": np.unique(ids[np.cumsum(change[:-1]) > 0])}
-
-
-def _narrow(column: ndarray) -> ndarray:
-    """The same values in the smallest type; one value where all are the same and there are several."""
-    largest = int(column.max(initial=0))
-    kind = next(t for t in (np.uint8, np.uint16, np.uint32, np.uint64) if largest <= np.iinfo(t).max)
-    return column.astype(kind)
-
-
-def _write_columns(path: Path, columns: Mapping[str, ndarray]) -> tuple[dict[str, Any], str]:
-    """(where each column lies, sha256 of the file)."""
-    placed: dict[str, Any] = {}
-    digest = hashlib.sha256()
-    with _staged(path) as staging, open(staging, "wb") as file:
-        at = 0
-        for name, column in columns.items():
-            constant = len(column) > 1 and bool((column == column[0]).all())
-            data = np.ascontiguousarray(column[:1] if constant else column).tobytes()
-            placed[name] = [column.dtype.str, len(column), at, constant]
-            data += b"\0" * (-len(data) % _ALIGN)
-            file.write(data)
-            digest.update(data)
-            at += len(data)
-    return placed, digest.hexdigest()
-
-
-class _staged:
+class staged:
     """A path to write to that takes its real name when all went well."""
 
     def __init__(self, path: Path) -> None:
@@ -299,22 +148,25 @@ class Shard:
         return int(self._document["columns"]["span_counts"][1])
 
     @cached_property
-    def _reading(self) -> tuple[ndarray, ndarray, ndarray, ndarray | None]:
-        counts = self.column("span_counts")
-        firsts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    def _reading(self) -> tuple[ndarray, ndarray, _Firsts, ndarray | None]:
+        firsts = _Firsts(self.column("span_counts"))
         weights = self.column("span_weights") if self.books.weighted else None
         return self.column("ids"), self.column("offsets"), firsts, weights
 
     @cached_property
-    def row_of(self) -> ndarray:
-        """Int64[ndarray, "samples"], the row of each sample."""
-        return np.repeat(np.arange(self.rows), self.column("sample_counts"))
+    def _samples_of(self) -> _Firsts:
+        return _Firsts(self.column("sample_counts"))
+
+    def of_samples(self, of_rows: ndarray) -> ndarray:
+        """What is true of each row, of each of its samples."""
+        found: ndarray = np.repeat(of_rows, self.column("sample_counts"))
+        return found
 
     def sample(self, number: int) -> Sample:
         """One sample, as the model reads it."""
         ids, offsets, firsts, weights = self._reading
         tokens = ids[int(offsets[number]) : int(offsets[number + 1])].astype(np.int32)
-        first, last = int(firsts[number]), int(firsts[number + 1])
+        first, last = firsts[number], firsts[number + 1]
         spans = self.column("spans")[2 * first : 2 * last].tolist()
         labels = np.full(len(tokens) - 1, IGNORED, np.int32)
         spelt = None
@@ -328,7 +180,7 @@ class Shard:
 
     def address(self, number: int) -> str:
         """FILE:LINE of a sample."""
-        return self.row_address(int(self.row_of[number]))
+        return self.row_address(self._samples_of.owner(number))
 
     def row_address(self, row: int) -> str:
         """FILE:LINE of a row."""
@@ -344,10 +196,11 @@ class Shard:
 
         A row that its template expands turn by turn, or rows of the file that are so already.
         """
-        row = self.row_of
-        is_first = np.diff(row, prepend=-1) > 0
-        expanded = self.column("fates")[row] == _EXPANDED
-        found: ndarray = np.where(is_first, self.block.continues[row], expanded)
+        counts = self.column("sample_counts").astype(np.int64)
+        is_first = np.zeros(self.samples, bool)
+        is_first[np.cumsum(counts) - counts] = True  # no row is without a sample
+        expanded = self.of_samples(self.column("fates") == _EXPANDED)
+        found: ndarray = np.where(is_first, self.of_samples(self.block.continues), expanded)
         return found
 
     def ids(self, learnt: bool) -> ndarray:
@@ -370,7 +223,7 @@ class Shard:
 
     def forget(self) -> None:
         """Let go of what was mapped and worked out."""
-        for name in ("map", "_reading", "row_of"):
+        for name in ("map", "_reading", "_samples_of"):
             self.__dict__.pop(name, None)
 
     def touched(self) -> Iterator[TouchedRow]:
@@ -381,6 +234,29 @@ class Shard:
                 yield TouchedRow(
                     **{**row, "address": f"{self.books.name}:{self.first_line + int(row['address'])}"}
                 )
+
+
+@final
+class _Firsts:
+    """Where the parts of each number begin, by how many each has; nothing is held where all have as many.
+
+    32 shards are open at a time: eight bytes a row of theirs would be 8 MB.
+    """
+
+    def __init__(self, counts: ndarray) -> None:
+        self._every = int(counts[0]) if len(counts) and counts.strides == (0,) else None
+        self._ends = None if self._every is not None else np.cumsum(counts, dtype=np.uint32)
+
+    def __getitem__(self, number: int) -> int:
+        if self._ends is None:
+            return number * (self._every or 0)
+        return int(self._ends[number - 1]) if number else 0
+
+    def owner(self, part: int) -> int:
+        """The number that a part belongs to."""
+        if self._ends is None:
+            return part // (self._every or 1)
+        return int(np.searchsorted(self._ends, part, side="right"))
 
 
 def remove(folder: Path, number: int) -> None:

@@ -101,15 +101,15 @@ class GivenAway:
 
 def assign(
     sources: Sequence[Rows], validation: int | float | None, test: int | float | None, seed: int
-) -> list[list[ndarray]]:
-    """The side (UInt8) of each row of each block of each source. A float is a share of all rows, an integer a number.
+) -> list[Iterator[ndarray]]:
+    """The side (UInt8) of each row of each block of each source, as it is asked for. A float is a share of all rows.
 
     Raises DataError when so much is asked that nothing is left to train on.
     """
     total = sum(map(len, sources))
     asked = {"validation": _rows(validation, total), "test": _rows(test, total)}
     if not any(asked.values()):
-        return [[np.zeros(len(block.counts), np.uint8) for block in rows.blocks] for rows in sources]
+        return [(np.zeros(len(block.counts), np.uint8) for block in rows.blocks) for rows in sources]
     roots = _Roots.of(sources)
     distinct = roots.distinct(sum(asked.values()))
     _require_rows(asked, total, distinct, any(rows.is_text for rows in sources))
@@ -117,7 +117,7 @@ def assign(
     held = _Held()
     _hold_out(roots, TEST, asked["test"], held, seed, distinct, keep=2 if asked["validation"] else 1)
     _hold_out(roots, VALIDATION, asked["validation"], held, seed, distinct, keep=1)
-    return [[held.sides(block) for block in source] for source in roots.blocks]
+    return [map(held.sides, source) for source in roots.blocks]
 
 
 def _rows(part: int | float | None, total: int) -> int:
@@ -244,7 +244,8 @@ def _take(candidates: ndarray, sizes: ndarray, wanted: int, spare: int, whole: b
 def _by_rank(source: Sequence[ndarray], seed: int, wanted: int) -> Iterator[tuple[ndarray, ndarray]]:
     """(different roots of a source in the order of their rank, rows of each), a stretch of ranks at a time."""
     rows = sum(map(len, source))
-    width = 2**64 if rows <= _FEW else min(2**64, int(2**64 * 1.5 * (max(wanted, 0) + 1000) / rows))
+    least = min(1.5 * (max(wanted, 0) + 1000), _FEW / 4)
+    width = 2**64 if rows <= _FEW else min(2**64, int(2**64 * least / rows))
     low = 0
     while low < 2**64 and rows:
         high = min(low + width, 2**64)

@@ -26,6 +26,8 @@ from tunesmith.recipe import BatchGrowth, Budget, Epochs, Mix, Steps, Tokens
 INTERLEAVED = 8
 """Blocks (shards) whose rows are shuffled together: one that is all of a topic cannot fill a batch."""
 
+_AT_ONCE = 1 << 16  # rows that are measured together
+
 
 @final
 class StepPlan:
@@ -272,17 +274,25 @@ def plan_steps(
     length = total if most_steps is None else float(most_steps * batch_tokens)
     for window in reading.windows(within_repeats(asked, sizes, length)):
         windows.append(window)
-        rows = reading.rows(window)
-        measured = _measure(sources, reading.bases, rows)
-        used = cutter.take(*measured)
-        owner = np.searchsorted(reading.bases, rows[:used], side="right") - 1
-        read += np.bincount(owner, measured[0][:used], minlength=len(sources)).astype(np.int64)
+        _cut(cutter, sources, reading.bases, reading.rows(window), read)
         if cutter.is_done:
             break
     cutter.close()
     return StepPlan(
         reading, windows, cutter.cuts, cutter.tokens, cutter.targets, cutter.weights, cutter.longest, read
     )
+
+
+def _cut(cutter: Cutter, sources: Sequence[SampleSet], bases: ndarray, rows: ndarray, read: ndarray) -> None:
+    """Give a window's rows to the cutter, a part at a time; `read` counts the tokens taken of each source."""
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        measured = _measure(sources, bases, part)
+        used = cutter.take(*measured)
+        owner = np.searchsorted(bases, part[:used], side="right") - 1
+        read += np.bincount(owner, measured[0][:used], minlength=len(sources)).astype(np.int64)
+        if cutter.is_done:
+            return
 
 
 def _measure(sources: Sequence[SampleSet], bases: ndarray, rows: ndarray) -> tuple[ndarray, ndarray, ndarray]:

@@ -25,7 +25,7 @@ from tunesmith.data.rawrows import count_lines
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Overlength, Rendered, render
 from tunesmith.data.samples import Rendering
-from tunesmith.data.shards import ShardBuilder
+from tunesmith.data.shard_builder import ShardBuilder
 from tunesmith.data.splits import Key, split_keys
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.written import Quick, Written

@@ -25,7 +25,7 @@ from typing import IO, Any, Literal
 from tunesmith.data.books import Books
 from tunesmith.data.choice import Choice
 from tunesmith.data.gather import Opened
-from tunesmith.data.heap import give_back
+from tunesmith.data.heap import give_back, large_blocks_apart
 from tunesmith.data.pieces import Piece
 from tunesmith.data.template import ChatTemplate
 from tunesmith.data.work import Maker, Wanted
@@ -206,6 +206,7 @@ def main() -> None:
     """Read a task, then pieces, until the caller is gone."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints does not disturb the answers
+    large_blocks_apart()
     gc.freeze()
     gc.set_threshold(100_000)  # rows are made and dropped by the thousand; none is part of a cycle
     task: Task = pickle.loads(_read(sys.stdin.buffer))
@@ -231,6 +232,7 @@ def main() -> None:
             answers.flush()
         except BrokenPipeError:  # the caller was killed; the shard is there for whoever comes next
             os._exit(0)
+        give_back()
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ class Recipe(Section):
     @classmethod
     def _output_is_a_folder(cls, value: str) -> str:
         if "://" in value:
-            raise ValueError("is an address; a run folder lies on this machine")
+            raise ValueError(
+                "is an address, and a run folder lies on this machine; give a path, such as runs/first"
+            )
         return value
 
     @field_validator("budget", mode="before")
@@ -106,10 +108,12 @@ class Recipe(Section):
         if isinstance(value, Section):
             return value
         if not isinstance(value, dict):
-            raise ValueError("needs an amount and what it counts, such as {epochs: 1} or {steps: 200}")
+            raise ValueError(
+                "has no amount with what it counts; write {epochs: 1}, {steps: 200} or {tokens: 1000000}"
+            )
         if len(value) != 1 or next(iter(value)) not in kinds:
             raise ValueError(
-                f"needs exactly one of {', '.join(kinds)}, got {', '.join(map(str, value)) or 'nothing'}"
+                f"has {', '.join(map(str, value)) or 'nothing'}; keep exactly one of {', '.join(kinds)}"
             )
         name = next(iter(value))
         return kinds[name].model_validate(value)
@@ -126,7 +130,7 @@ class Recipe(Section):
         streams = [] if data is None else [source.path for source in data.train if source.stream is not None]
         if streams and not isinstance(value, Steps):
             raise ValueError(
-                f"counts what a stream does not say: {streams[0]} has no size; say how long to train: {{steps: N}}"
+                f"counts what a stream does not say: {streams[0]} has no size; say how long to train: {{steps: 200}}"
             )
         return value
 

@@ -20,16 +20,20 @@ def read_probes(name: str) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"names {name}, which is not UTF-8 text") from None
+        raise ValueError(f"names {name}, which is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
-        raise ValueError(f"names {name}, which cannot be read: {error.strerror}") from None
+        raise ValueError(
+            f"names {name}, which cannot be read: {error.strerror}; give a .yaml with a list of questions"
+        ) from None
     if path.suffix.lower() == ".txt":
         found: object = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         try:
             found = parse_yaml(text, name)
         except UserError as error:
-            raise ValueError(f"names {name}, which cannot be read: {error.problems[0].what}") from None
+            raise ValueError(
+                f'names {name}, which cannot be read: {error.problems[0].what}; write each as - "question"'
+            ) from None
     if isinstance(found, dict) and set(found) == {"probes"}:
         found = found["probes"]
     if not isinstance(found, list) or not found or not all(isinstance(q, str) and q.strip() for q in found):

@@ -80,6 +80,9 @@ class _Words:
             case "literal_error":
                 expected = f"one of: {detail['ctx']['expected']}"
                 return Problem(place, f"{detail['input']!r:.80} does not exist", expected)
+            case "value_error" if "; " in detail["msg"]:
+                what, _, fix = detail["msg"].removeprefix("Value error, ").rpartition("; ")
+                return Problem(place, what, fix)
             case _:
                 message = detail["msg"].removeprefix("Value error, ")
                 field = section.model_fields.get(keys[-1]) if keys else None

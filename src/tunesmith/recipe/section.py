@@ -42,7 +42,7 @@ class Section(BaseModel):
             return "yes" if value else "no"
         if value == 1 and {int, float} <= wanted and isinstance(value, float):
             raise ValueError(
-                f"{key} 1.0 is neither a share, which is below 1, nor a count, which is written 1"
+                f"{key} 1.0 is neither a share nor a count; write a share below 1, such as 0.1, or a count, such as 1"
             )
         return value
 

@@ -40,7 +40,7 @@ class Model(Section):
     @model_validator(mode="after")
     def _has_a_source(self) -> Model:
         if self.path is None and (self.from_config is None or self.tokenizer is None):
-            raise ValueError("needs a path, or from_config together with tokenizer")
+            raise ValueError("says no model; give its path, or from_config together with tokenizer")
         if self.path is not None and self.from_config is not None:
             raise ValueError("has both path and from_config; keep one")
         return self
@@ -80,7 +80,7 @@ class Tags(Section):
             name for name in (needed[1:] if info.field_name == "item" else needed) if name not in value
         ]
         if missing:
-            raise ValueError(f"needs {' and '.join(missing)} in it")
+            raise ValueError(f"lacks {' and '.join(missing)}; put it where the text is to stand")
         return value
 
 
@@ -165,7 +165,9 @@ class Data(Section):
     @classmethod
     def _one_way_to_weigh(cls, train: tuple[Source, ...]) -> tuple[Source, ...]:
         if any(source.quality for source in train) and any(source.weight is not None for source in train):
-            raise ValueError("has both weight and quality; a weight is a share by itself: keep one of them")
+            raise ValueError(
+                "has both weight and quality, and a weight is a share by itself; keep one of them"
+            )
         return train
 
     @field_validator("template")
@@ -174,8 +176,10 @@ class Data(Section):
         if value in TEMPLATES or value.endswith(".jinja"):
             return value
         near = difflib.get_close_matches(value.lower(), TEMPLATES, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"is no template{hint} There are {', '.join(TEMPLATES)}, and files named *.jinja")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(
+            f"is no template: {value!r:.60}; {hint}there are {', '.join(TEMPLATES)}, and files named *.jinja"
+        )
 
     @field_validator("mix", mode="before")
     @classmethod
@@ -189,7 +193,9 @@ class Data(Section):
         groups = {source.group for source in self.train}
         if self.mix.general_ratio is not None and groups != {"domain", "general"}:
             lacking = ({"domain", "general"} - groups).pop()
-            raise ValueError(f"has mix.general_ratio, but no train source with group: {lacking}")
+            raise ValueError(
+                f"has mix.general_ratio, but no source of the {lacking} group; write group: {lacking} at one"
+            )
         held = (("validation", self.validation), ("test", self.test))
         if fault := stream_fault(self.train, held, self.limit, self.mix.temperature):
             raise ValueError(fault)
@@ -325,8 +331,8 @@ class Evaluation(Section):
     @classmethod
     def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         names = [task.name for task in tasks]
-        if len(set(names)) < len(names):
-            raise ValueError(f"task names must differ, got {names}")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"has two tasks of one name: {', '.join(twice)}; give each a name of its own")
         return tasks
 
 

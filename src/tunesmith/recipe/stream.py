@@ -40,7 +40,7 @@ def stream_fault(
     if not streams:
         return None
     if limit is not None:
-        return "has both limit and a stream; of a stream budget.steps says how much is read: leave limit out"
+        return "has both limit and a stream; leave limit out: budget.steps says how much of a stream is read"
     if temperature is not None:
         return "has both mix.temperature and a stream, whose size nobody knows; give each source a weight"
     if any(source.quality is not None for source in train):

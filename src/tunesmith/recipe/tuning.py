@@ -35,7 +35,9 @@ class Tuned(Section):
     @model_validator(mode="after")
     def _new_tokens_have_a_table(self) -> Tuned:
         if self.new_tokens_only and not self.also_train:
-            raise ValueError("new_tokens_only needs also_train: [embed_tokens, lm_head]")
+            raise ValueError(
+                "new_tokens_only is said of no table; name them: also_train: [embed_tokens, lm_head]"
+            )
         return self
 
 
@@ -68,7 +70,7 @@ class Freeze(Tuned):
     @model_validator(mode="after")
     def _trains_something(self) -> Freeze:
         if not (self.last or self.first_layers or self.modules):
-            raise ValueError("trains nothing: set last_layers >= 1, first_layers >= 1, or name modules")
+            raise ValueError("trains nothing; set last_layers or first_layers to 1 or more, or name modules")
         return self
 
 
@@ -195,7 +197,7 @@ class AdaLora(LowRank):
     @model_validator(mode="after")
     def _something_to_cut(self) -> AdaLora:
         if self.first_rank <= self.rank:
-            raise ValueError("initial_rank must be larger than rank, or there is nothing to cut")
+            raise ValueError("leaves nothing to cut; set initial_rank above rank")
         return self
 
 
@@ -305,7 +307,7 @@ class Prompt(Tuned):
     @model_validator(mode="after")
     def _has_its_text(self) -> Prompt:
         if (self.init == "text") != (self.init_text is not None):
-            raise ValueError("init: text and init_text belong together")
+            raise ValueError("has one of init: text and init_text; give both, or neither")
         return self
 
 

@@ -200,6 +200,8 @@ class Feed:
             first = rows[0]
             name = first.address.rpartition(":")[0]
             piece = Piece(number, name, Path(name), 0, rows[-1].end, tuple(rows))
+            if self.spool is not None:  # before anything is learnt of these rows
+                self.spool.settle()
             cache.write_document(self._after(number), place.to_json())
             self.visit("stream_row")
             self._require_good(number, self._cook(piece))

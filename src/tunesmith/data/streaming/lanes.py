@@ -169,7 +169,7 @@ class Streamed:
         assert shard is not None
         self._suits(shard.ids(learnt=False))
         away = self._held_out.find(shard.block) if shard.rows else np.zeros(0, np.uint8)
-        kept = np.flatnonzero((away == 0)[shard.row_of]) if shard.rows else np.zeros(0, np.int64)
+        kept = np.flatnonzero(shard.of_samples(away == 0)) if shard.rows else np.zeros(0, np.int64)
         targets, weights = shard.sums(weigh=False), shard.sums(weigh=True).astype(np.float64)
         joined = shard.joined() if shard.rows else np.zeros(0, bool)
         return Look(shard, away, kept, shard.lengths(), targets, weights, joined)
