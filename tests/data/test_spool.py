@@ -113,9 +113,7 @@ def test_no_row_is_learnt_that_a_power_cut_could_take(
     monkeypatch.setattr(spool, "FILE_BYTES", 500)
     monkeypatch.setattr(spool, "_ONCE", 100)
     durable: dict[str, int] = {}
-    monkeypatch.setattr(
-        spool, "flush_to_disk", lambda path: durable.update({path.name: path.stat().st_size})
-    )
+    monkeypatch.setattr(spool, "flush_to_disk", lambda path: durable.update({path.name: path.stat().st_size}))
     pour(pipe[1], 0, 200)
     plan = begun(planned(stream(str(pipe[0])), tmp_path / "run", steps=20), tmp_path / "run")
     learnt(plan, 0, 20)

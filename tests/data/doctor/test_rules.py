@@ -87,13 +87,36 @@ def test_what_is_shown_of_personal_data_does_not_tell_it(tmp_path: Path) -> None
         ("itâ€™s", "it’s"),
         ("浣犲ソ涓栫晫", "你好世界"),
         ("ä½\xa0å¥½", "你好"),
+        ("½ñÌìÌìÆøÔõÃ´Ñù", "今天天气怎么样"),  # ftfy makes Russian of a part of it
+        ("ÈçºÎÓÃ Python ¶ÁÈ¡ÎÄ¼þ£¿", "如何用 Python 读取文件？"),
     ],
 )
 def test_mojibake_is_put_right(text: str, right: str) -> None:
     assert mended(text_faults.mojibake, text) == right
 
 
-@pytest.mark.parametrize("text", ["漠漠茫茫，山遥路远", "café", "São Paulo", "Ångström 5 £ – “a”", "naïve Ã"])
+# mutation tried: without _begins_as_gbk
+@pytest.mark.parametrize("text", ["浠婂ぉ澶╂皵鎬庝箞鏍�", "濡備綍鐢? Python"])
+def test_mojibake_that_has_lost_a_part_is_named_and_left(text: str) -> None:
+    (mark,) = text_faults.mojibake(Piece("", "user", text))
+    assert "read as GBK" in mark.what
+    assert mark.instead is None
+
+
+# mutation tried: _gbk_as_latin that does not ask for usual characters
+@pytest.mark.parametrize(
+    "text",
+    [
+        "漠漠茫茫，山遥路远",
+        "café",
+        "São Paulo",
+        "Ångström 5 £ – “a”",
+        "naïve Ã",
+        "ÄÖÜß äöü",
+        "ÀÁÂÃÄÅ",
+        "¿¿¡¡",
+    ],
+)
 def test_text_that_is_right_is_no_mojibake(text: str) -> None:
     assert list(text_faults.mojibake(Piece("", "user", text))) == []
 

@@ -29,6 +29,19 @@ _READ_AS_LATIN = re.compile(
     "\u201e\u2020-\u2022\u2026\u2030\u2039\u203a\u20ac\u2122]"
 )
 _HAN = re.compile("[\u3040-\u30ff\u3400-\u9fff\ue000-\uf8ff€]{3,}")
+# What GB2312 looks like when read as Latin-1: two bytes a character. A text is taken for it where half of its Chinese
+# is of the most usual characters, a fifth of what two random ones are: "ÄÖÜß" and "ÀÁÂÃ" are letters.
+_GBK_AS_LATIN = re.compile("[\u00a1-\u00fe]{4,}")
+_USUAL = frozenset(
+    "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小么心多天而能好"
+    "都然没日于起还发成事只作当想看文无开手十用主行方又如前所本见经头面公同三已老从动两长知民样现分将外但身些与高意进把法此"
+    "实回二理美点月明其种声全工己话儿者向情部正名定女问力机给等几很业最间新什打便位因重被走电四第门相次东政海口使教西再平真"
+    "听世气信北少关并内加化由却代军产入先山五太水万市眼体别处总才场师书比住员九笑性通目华报立马命张活难神数件安表原车白应路"
+    "期叫死常提感金何更反合放做系计或司利受光王果亲界及今京务制解各任至清物台象记边共风战干接它许八特觉望直服毛林题建南度统"
+    "色字请爱让认算论百吃义科怎元社术结六功指思非流每青管夫连远资队跟带花快条院变联言权往展该领传近留红治决周保达办运武半候"
+    "七必城父强步完革深区即求品士转量空甚众技轻程告江语英基派满式李息写呢识极令黄德收脸钱党倒未持取设始版双历越史商千片容研"
+    "像找友孩站广改议形委早房音火际则首单据导影失拿网香似斯专石若病药血压查验诊治疗医院服健康眠"
+)
 _CHINESE = re.compile("[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]+")
 _BROKEN_GBK = re.compile("锟斤拷|烫烫烫|屯屯屯")
 _ENTITY = re.compile(
@@ -73,11 +86,15 @@ def mojibake(piece: Piece) -> Iterator[Mark]:
     text = piece.text
     if text.isascii():
         return
-    if _READ_AS_LATIN.search(text):
+    if marks := _gbk_as_latin(text):
+        yield from marks
+    elif _READ_AS_LATIN.search(text):
         yield from _latin(text)
     for run in _HAN.finditer(text):
         if mended := _from_gbk(run.group()):
             yield Mark(run.start(), run.end(), "is UTF-8 that was read as GBK", mended)
+        elif _begins_as_gbk(run.group()):
+            yield Mark(run.start(), run.end(), "is UTF-8 that was read as GBK, and has lost a part")
     for found in _BROKEN_GBK.finditer(text):
         yield Mark(found.start(), found.end(), "is what is left of a wrong conversion")
 
@@ -112,6 +129,35 @@ def _from_gbk(run: str) -> str | None:
     except UnicodeError:
         return None
     return mended if len(mended) >= 2 and _CHINESE.fullmatch(mended) else None
+
+
+def _begins_as_gbk(run: str) -> bool:
+    """Whether the GBK bytes of a run are UTF-8 that breaks off in its last character: an odd byte found no pair."""
+    try:
+        data = run.encode("gb18030")
+        data.decode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    except UnicodeDecodeError as error:
+        mended = data[: error.start].decode("utf-8")
+        breaks_off = error.end == len(data) and error.reason == "unexpected end of data"
+        return breaks_off and len(mended) >= 2 and _CHINESE.fullmatch(mended) is not None
+    return False
+
+
+def _gbk_as_latin(text: str) -> list[Mark]:
+    """Chinese in GBK that was read as Latin-1, with what it is; [] where the text is not that."""
+    marks, chinese = [], ""
+    for run in _GBK_AS_LATIN.finditer(text):
+        try:
+            mended = run.group().encode("latin-1").decode("gb2312")
+        except UnicodeError:
+            continue
+        if _CHINESE.fullmatch(mended):
+            chinese += mended
+            marks.append(Mark(run.start(), run.end(), "is GBK that was read as Latin-1", mended))
+    han = [character for character in chinese if character >= "\u4e00" and character <= "\u9fff"]
+    return marks if han and sum(map(_USUAL.__contains__, han)) >= len(han) / 2 else []
 
 
 def stray_html(piece: Piece) -> Iterator[Mark]:
