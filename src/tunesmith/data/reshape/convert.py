@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tunesmith.data.files import LINES, DataFile
 from tunesmith.data.formats import COLUMNS, Fault, recognise, to_record
@@ -79,6 +79,8 @@ class _Conversion:
     rows_out: int = 0
     losses: Losses = field(default_factory=Losses)
     carried: dict[str, int] = field(default_factory=dict)
+    _homeless: Record | None = None
+    """The first row that the new format cannot hold."""
     _digest: Any = field(default_factory=hashlib.sha256)
     _clashes: dict[frozenset[str], frozenset[str]] = field(default_factory=dict)
 
@@ -105,6 +107,7 @@ class _Conversion:
             self.losses.note(reason, row.address, what)
         if not rows:
             self.left_out += 1
+            self._homeless = self._homeless or row.record
             return
         self.reduced += bool(reasons)
         self.whole += not reasons
@@ -232,17 +235,24 @@ class _Conversion:
 
     def judge(self, lossy: bool) -> None:
         """Refuse what would lose something, unless that was asked for; and a file without rows."""
-        if self.losses.counts and not lossy:
-            raise DataError([*map(self._problem, self.losses.to_json()), self._summary()])
-        if not self.rows_out:
-            raise DataError(
-                [*map(self._problem, self.losses.to_json()), Problem(str(self.goal), "would hold no row", "")]
-            )
+        if not self.rows_out or (self.losses.counts and not lossy):
+            told = self._summary() if self.rows_out else self._nothing()
+            raise DataError([*map(self._problem, self.losses.to_json()), told])
 
     def _problem(self, loss: Mapping[str, Any]) -> Problem:
         first = loss["examples"][0]
         more = f" (and {loss['count'] - 1} more)" if loss["count"] > 1 else ""
         return Problem(f"{first['where']}{more}", f"{loss['reason']}: {first['what']}", "")
+
+    def _nothing(self) -> Problem:
+        """No row at all: --lossy changes nothing."""
+        what = f"would hold none of the {self.left_out} rows: they cannot be written as {self.format}"
+        fix = f"see what is wrong with them: tunesmith data check {self.file.source.path}"
+        if self._homeless is not None:
+            names = [name for name in get_args(DataFormat) if spell(self._homeless, name).rows]
+            fits = self.format in names  # but not that kind of file
+            fix = "name an --out that ends in .jsonl" if fits else f"these can become --to {', '.join(names)}"
+        return Problem(str(self.goal), what, fix)
 
     def _summary(self) -> Problem:
         what = f"{self.reduced} of {self.whole + self.reduced + self.left_out} rows would lose something"

@@ -5,7 +5,7 @@ pipe  --splice-->  lines-3f9a61c2/ 000000000000 000000008388 ..    bytes as they
 
 The kernel moves the bytes (splice(2)): at no moment are they in neither. A power cut may take what came since the last
 shard was made, as it takes what is in the pipe itself, but no row that is learnt. The folder stands in the run's own,
-which may not have begun: a start that was killed, or refused, before its first step leaves what it read to the next one.
+which may not have begun: a start that was killed, or refused, before its first step leaves what it read to the next.
 """
 
 from __future__ import annotations
