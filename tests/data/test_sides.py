@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,3 +172,20 @@ def test_many_rows_are_held_out_as_few_are(monkeypatch: pytest.MonkeyPatch) -> N
     assert all(np.array_equal(a, b) for a, b in zip(whole, stretched))
     sizes = np.bincount(np.concatenate(stretched))
     assert sizes.tolist() == [3400, 400, 200]
+
+
+def test_millions_are_placed_in_files_as_few_are_in_memory(tmp_path: Path) -> None:
+    def keys(words: str) -> tuple[bytes, ...]:
+        turns = [(Message("user", word), Message("assistant", "yes")) for word in words]
+        return row_keys(Chat(tuple(message for turn in turns for message in turn)))
+
+    rows = rows_of([keys(words) for words in ("a", "ab", "abc", "x", "xy", "q", *"bcdefg")], is_text=False)
+    asked: list[int] = []
+
+    def scratch(size: int) -> np.ndarray:
+        asked.append(size)
+        return np.memmap(tmp_path / str(len(asked)), np.uint64, "w+", shape=(size,))
+
+    (plain,), (laid,) = (map(list, module.assign([rows], 0.3, 0.2, 1, *where)) for where in ((), (scratch,)))
+    assert all(np.array_equal(a, b) for a, b in zip(plain, laid, strict=True))
+    assert asked == [12, 12]

@@ -81,24 +81,36 @@ class Cutter:
             count = min(1, len(lengths))  # a run has a row
         if count < len(lengths):
             self.is_done = True
-        sums = np.concatenate([[0], np.cumsum(targets)])
-        at = 0
+        firsts: list[int] = []  # rows of this window with which its part of a step begins
+        first, at = len(self.cuts) - 1, 0
         while at < count:
             end = self._end_of_step(at, ends[:count])
             if end == at:  # the next row does not fit: the step is closed
                 if self._most is not None and self._open_step + 1 == self._most:
                     self.is_done = True
-                    return at
+                    break
+                first += not firsts
                 self._open()
                 continue
+            firsts.append(at)
             self.tokens[-1] += int(ends[end - 1]) - self._consumed
             self._consumed = int(ends[end - 1])
-            self.targets[-1] += int(sums[end] - sums[at])
-            self.weights[-1] += float(weights[at:end].sum())
-            self.longest[-1] = max(self.longest[-1], int(lengths[at:end].max()))
             self.cuts[-1] += end - at
             at = end
-        return count
+        if firsts:
+            self._add_up(first, firsts, lengths[:at], targets[:at], weights[:at])
+        return at
+
+    def _add_up(
+        self, first: int, firsts: list[int], lengths: ndarray, targets: ndarray, weights: ndarray
+    ) -> None:
+        """What the rows taken of a window add to the held steps from `first` on, a part each."""
+        found = (np.add.reduceat(targets, firsts), np.add.reduceat(weights, firsts))
+        parts = zip(*(each.tolist() for each in (*found, np.maximum.reduceat(lengths, firsts))))
+        for step, (target, weight, longest) in enumerate(parts, first):
+            self.targets[step] += target
+            self.weights[step] += weight
+            self.longest[step] = max(self.longest[step], longest)
 
     def _open(self) -> None:
         self.cuts.append(self.cuts[-1])
@@ -113,7 +125,7 @@ class Cutter:
         least = at + (self.tokens[-1] == 0)  # at least one row
         if self._growth is None or self._most is not None:
             limit = self._limit(self._open_step / self._most if self._most is not None else 0.0)
-            return max(least, int(np.searchsorted(ends, began + limit, side="right")))
+            return max(least, int(ends.searchsorted(began + limit, side="right")))
         while least < len(ends):  # the limit grows with what is consumed, row by row
             until = min(len(ends), least + 1024)
             before = (

@@ -8,6 +8,7 @@ A few rows are laid out in memory; of many, the index is a memory-mapped file of
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,6 +103,10 @@ class _Memory:
         """A column of zeros."""
         return np.zeros(size, kind)
 
+    def scratch(self, size: int) -> ndarray:
+        """UInt64[ndarray, "size"] to work in."""
+        return np.zeros(size, np.uint64)
+
 
 @dataclass(frozen=True, slots=True)
 class _Files:
@@ -118,6 +123,11 @@ class _Files:
         made: ndarray = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(size,))
         return made
 
+    def scratch(self, size: int) -> ndarray:
+        """UInt64[ndarray, "size"] to work in, of a file that nobody else sees."""
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            return np.memmap(file, np.uint64, "w+", shape=(size,))
+
 
 def _work_out(
     sources: Sequence[Tokenised],
@@ -129,7 +139,7 @@ def _work_out(
     """(columns by name, the books): `sides0` has the side of each row of source 0, `places0_train` ... its samples."""
     columns = {f"sides{n}": place.new(f"sides{n}", np.uint8, source.rows) for n, source in enumerate(sources)}
     fates = [_by_shard(source, columns[f"sides{n}"]) for n, source in enumerate(sources)]
-    _place(sources, fates, validation, test, seed)
+    _place(sources, fates, validation, test, seed, place)
     books = _Books(sources, columns)
     for number, source in enumerate(sources):
         for side in SIDES:
@@ -150,6 +160,7 @@ def _place(
     validation: float | int | None,
     test: float | int | None,
     seed: int,
+    place: _Memory | _Files,
 ) -> None:
     """Write the side of each row of each shard of each source, or why it is on none (_LEFT_OUT)."""
     _place_held_out_files(sources, fates)
@@ -161,7 +172,7 @@ def _place(
         )
         for n in train
     ]
-    assigned = assign(rows, validation, test, seed)
+    assigned = assign(rows, validation, test, seed, place.scratch)
     for n, of in zip(train, assigned):
         for shard, fate, sides in zip(sources[n].shards, fates[n], of):
             fate[_free(shard, fate)] = sides

@@ -9,7 +9,7 @@ Rows are known by 64 bits of their digests, a block of some ten thousand at a ti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,8 @@ from tunesmith.errors import DataError
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SIDES = ("train", "validation", "test")
 _FEW = 100_000  # so many rows are sorted whole
+_AT_A_TIME = 8_000  # candidates that are ranked together
+Scratch = Callable[[int], ndarray]  # UInt64[ndarray, "n"] to work in: of millions, better a file than memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,11 @@ class GivenAway:
 
 
 def assign(
-    sources: Sequence[Rows], validation: int | float | None, test: int | float | None, seed: int
+    sources: Sequence[Rows],
+    validation: int | float | None,
+    test: int | float | None,
+    seed: int,
+    scratch: Scratch = lambda size: np.zeros(size, np.uint64),
 ) -> list[Iterator[ndarray]]:
     """The side (UInt8) of each row of each block of each source, as it is asked for. A float is a share of all rows.
 
@@ -110,7 +116,7 @@ def assign(
     asked = {"validation": _rows(validation, total), "test": _rows(test, total)}
     if not any(asked.values()):
         return [(np.zeros(len(block.counts), np.uint8) for block in rows.blocks) for rows in sources]
-    roots = _Roots.of(sources)
+    roots = _Roots.of(sources, scratch)
     distinct = roots.distinct(sum(asked.values()))
     _require_rows(asked, total, distinct, any(rows.is_text for rows in sources))
     # test first: with a fixed seed it stays the same whatever validation asks
@@ -149,14 +155,18 @@ class _Roots:
     is_text: list[bool]
 
     @classmethod
-    def of(cls, sources: Sequence[Rows]) -> _Roots:
+    def of(cls, sources: Sequence[Rows], scratch: Scratch) -> _Roots:
         every = [block for rows in sources for block in rows.blocks]
-        whole = None
-        if any(len(block.keys) != len(block.counts) for block in every):  # else no row has a beginning
-            whole = np.concatenate([block.last for block in every])
-            whole.sort()
-        found = [[_roots(block, whole) for block in rows.blocks] for rows in sources]
-        return cls(found, [rows.is_text for rows in sources])
+        is_text = [rows.is_text for rows in sources]
+        if all(len(block.keys) == len(block.counts) for block in every):  # no row has a beginning
+            return cls([[block.keys for block in rows.blocks] for rows in sources], is_text)
+        total = sum(map(len, sources))
+        whole = scratch(total)
+        _fill(whole, (block.last for block in every))
+        whole.sort()
+        laid = scratch(total)
+        views = iter(_fill(laid, (_roots(block, whole) for block in every)))
+        return cls([[next(views) for _ in rows.blocks] for rows in sources], is_text)
 
     def sizes(self) -> list[int]:
         """Rows of each source."""
@@ -171,8 +181,18 @@ class _Roots:
         return len(np.unique(np.concatenate([np.zeros(0, np.uint64), *every])))
 
 
-def _roots(block: Block, whole: ndarray | None) -> ndarray:
-    if whole is None or len(block.keys) == len(block.counts):
+def _fill(into: ndarray, parts: Iterable[ndarray]) -> list[ndarray]:
+    """Lay parts end to end; the view of each."""
+    views, at = [], 0
+    for part in parts:
+        views.append(into[at : at + len(part)])
+        views[-1][:] = part
+        at += len(part)
+    return views
+
+
+def _roots(block: Block, whole: ndarray) -> ndarray:
+    if len(block.keys) == len(block.counts):
         return block.keys
     place = np.arange(len(block.keys))
     own = np.where(_among(whole, block.keys), place, len(place))
@@ -244,7 +264,7 @@ def _take(candidates: ndarray, sizes: ndarray, wanted: int, spare: int, whole: b
 def _by_rank(source: Sequence[ndarray], seed: int, wanted: int) -> Iterator[tuple[ndarray, ndarray]]:
     """(different roots of a source in the order of their rank, rows of each), a stretch of ranks at a time."""
     rows = sum(map(len, source))
-    least = min(1.5 * (max(wanted, 0) + 1000), _FEW / 4)
+    least = min(1.5 * (max(wanted, 0) + 1000), _AT_A_TIME)
     width = 2**64 if rows <= _FEW else min(2**64, int(2**64 * least / rows))
     low = 0
     while low < 2**64 and rows:

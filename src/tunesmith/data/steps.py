@@ -297,6 +297,8 @@ def _cut(cutter: Cutter, sources: Sequence[SampleSet], bases: ndarray, rows: nda
 
 def _measure(sources: Sequence[SampleSet], bases: ndarray, rows: ndarray) -> tuple[ndarray, ndarray, ndarray]:
     """(tokens, targets, weight of the targets) of each row."""
+    if len(sources) == 1:
+        return sources[0].lengths_at(rows), sources[0].targets_at(rows), sources[0].weight_sums_at(rows)
     lengths, targets = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     weights = np.zeros(len(rows))
     for source, base, end in zip(sources, bases, bases[1:]):
