@@ -117,7 +117,7 @@ def test_a_stream_needs_to_know_how_long_to_train(tmp_path: Path) -> None:
             parse({**values, **budget})
         problem = caught.value.problems[0]
         assert problem.where.endswith("budget")
-        assert "{steps: N}" in problem.what
+        assert problem.fix == "say how long to train: {steps: 200}"
     plan = run.plan(recipe(folder))
     assert plan["run"]["steps"] == 20
     assert plan["heads"] == [{"path": f"{folder}/stream.py:rows", "rows": 5}]
