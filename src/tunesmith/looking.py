@@ -27,7 +27,7 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     from tunesmith.data.spoken import describe_rows
     from tunesmith.data.stats import stats as describe
 
-    require_readable(recipe)
+    require_readable(recipe, rows="counted")
     tokenizer, template = words_of(recipe)
     data = prepare_data(
         recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
@@ -44,7 +44,7 @@ def show(recipe: Recipe, rows: int = 3, reporter: Reporter | None = None) -> dic
     """The label X-ray of the first rows: the contracted JSON of `data show`."""
     from tunesmith.data.show import show as xray
 
-    require_readable(recipe)
+    require_readable(recipe, rows="shown")
     tokenizer, template = words_of(recipe)
     return xray(recipe.data, recipe.objective, tokenizer, template, rows)
 

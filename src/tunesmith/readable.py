@@ -1,6 +1,6 @@
 """Whether what a command names can be read at all: told in a moment, before a heavy library is loaded.
 
-recipe -> config of the model, first rows of each data file     RUN|MODEL -> its recipe, its config, its adapter
+recipe -> config of the model, rows of each data file     RUN|MODEL -> its recipe, its config, its adapter
 No torch, no transformers; whatever is found here is found all at once.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from tunesmith.data.files import files_of
 from tunesmith.data.gather import open_source
@@ -23,14 +24,21 @@ from tunesmith.model.trained import trained_folder
 from tunesmith.recipe import Model, Recipe, Source
 
 
-def require_readable(recipe: Recipe, *, model: bool = True, kept: Path | None = None) -> None:
+def require_readable(
+    recipe: Recipe,
+    *,
+    model: bool = True,
+    rows: Literal["learnt", "counted", "shown"] = "learnt",
+    kept: Path | None = None,
+) -> None:
     """The model and every file a recipe reads. Raises the first kind of UserError met, with all problems.
 
-    `model` is left out where the recipe's model is yet to be made. `kept`: where a run keeps what leaves a pipe.
+    `model` is left out where the recipe's model is yet to be made. `rows`: what will be done with them; only for
+    showing them a bad one is no fault. `kept`: where a run keeps what leaves a pipe.
     """
     looks: list[Callable[[], object]] = [partial(require_model, recipe.model)] if model else []
     looks += [
-        *_looks_at(recipe),
+        *(_looks_at(recipe) if rows == "shown" else [partial(_require_rows, recipe, rows == "learnt")]),
         partial(read_tasks, recipe.tasks),
         partial(require_kept, recipe.data.train, kept),
     ]
@@ -57,6 +65,12 @@ def require_openable(target: str | Path) -> None:
         read_config(recipe_of(trained_run(target)).model)
     elif is_adapter(target):
         require_model(read_adapter(model).base)
+
+
+def _require_rows(recipe: Recipe, training: bool) -> None:
+    from tunesmith.data.early import require_rows
+
+    require_rows(recipe.data, recipe.objective, training)
 
 
 def _looks_at(recipe: Recipe) -> list[Callable[[], object]]:

@@ -8,22 +8,28 @@ from pathlib import Path
 
 from tests.faults import bad_models, bad_recipes, bad_rows, bad_words
 from tests.folders import make_model
+from tunesmith.data.early import require_rows
+from tunesmith.errors import DataError
+from tunesmith.recipe import parse
 
-# Not asked of these: the forecast of a plan, or the rows of a file, need the tokenizer, which loads torch.
+# Not asked of these: the forecast of a plan, or the length of a row, need the tokenizer, which loads torch.
 NEEDS_THE_TOKENIZER = (
     "rank: 99999999",
     "validation of everything",
     "last_layers: 99",
     "a template nobody has",
 )
+ROWS_FOR_THE_TOKENIZER = (
+    "nothing learnt",
+    "rows longer than allowed",
+    "every row too long",
+    "one row and a share of it",
+)
 LIGHT = {
     "words": [case.name for case in bad_words.CASES],
     "recipe": [case.name for case in bad_recipes.CASES if not any(n in case.name for n in NEEDS_THE_TOKENIZER)],
     "model": [case.name for case in bad_models.CASES[:8]],
-    "rows": [case.name for case in bad_rows.CASES if case.name in (
-        "an empty file", "blank lines only", "a file that is not there", "an empty folder", "a folder of pictures",
-        "a pattern that fits nothing", "a picture", "a pickle", "a link to nowhere", "a link to itself",
-        "csv without its columns", "JSON that is a word", "columns nobody knows")],
+    "rows": [case.name for case in bad_rows.CASES if case.name not in ROWS_FOR_THE_TOKENIZER],
 }  # fmt: skip
 CODE = """
 import os, sys
@@ -46,9 +52,31 @@ for name, table in tables.items():
 
 
 def test_no_heavy_library_is_loaded_to_say_what_is_wrong(tmp_path: Path) -> None:
-    assert sum(map(len, LIGHT.values())) > 230
+    assert sum(map(len, LIGHT.values())) > 300
     make_model(tmp_path / "model")
     done = subprocess.run(
         [sys.executable, "-c", CODE, str(tmp_path), repr(LIGHT)], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_clean_file_is_not_read_to_its_end_and_a_limit_is_kept(tmp_path: Path) -> None:
+    # mutation tried: no FIRST_BYTES; the limit given to each file anew
+    good, bad = '{"prompt": "a", "response": "%s"}\n' % ("b" * 1000), "null\n"
+    (tmp_path / "long.jsonl").write_text(good * 2000 + bad)
+    (tmp_path / "short.jsonl").write_text(good * 3 + bad * 60)
+
+    def looked_at(**more: object) -> list[str]:
+        data = {"train": [str(tmp_path / "long.jsonl"), str(tmp_path / "short.jsonl")], **more}
+        try:
+            require_rows(parse({"model": "m", "output": "o", "data": data}).data, "sft")
+        except DataError as error:
+            return [f"{problem.where.rpartition('/')[2]} {problem.what}" for problem in error.problems]
+        return []
+
+    found = looked_at()
+    assert [words[:13] for words in found[:2]] == ["short.jsonl:4", "short.jsonl:5"]
+    assert len(found) == 51
+    assert "60 bad rows in all, 10 more than are listed" in found[-1]
+    assert looked_at(limit=5) == []
+    assert looked_at(on_bad_row="drop") == []

@@ -79,7 +79,7 @@ def count_rows(source: Source) -> int:
 def cut_at_lines(path: Path, most: int) -> Iterator[tuple[int, int]]:
     """[start, end) of stretches of about `most` bytes that end with a line."""
     size, start = path.stat().st_size, 0
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=1 << 20) as file:
         while start < size:
             end = start + most
             if end < size:

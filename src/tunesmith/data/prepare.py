@@ -6,7 +6,7 @@ keys  --split-->  train (one set a source) | validation | test          equal ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from tunesmith.data.heap import give_back
 from tunesmith.data.index import held_out_of, index_of
 from tunesmith.data.ledger import Ledger
 from tunesmith.data.quality import source_weights
+from tunesmith.data.refused import Refused
 from tunesmith.data.samples import SampleSet, join
 from tunesmith.data.splits import Split
 from tunesmith.data.streaming.lanes import Streams
@@ -31,13 +32,6 @@ from tunesmith.recipe import Data, ObjectiveKind, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-# Formats that are read, checked and shown, but that no objective learns from yet.
-NOT_TRAINED: Mapping[str | None, str] = {
-    "preference": "which sft and pretrain cannot learn from; no objective for pairs exists yet",
-    "kto": "which sft and pretrain cannot learn from: half of such answers are meant as bad ones",
-    "choice": "which are for evaluation: name the file in evaluation.tasks",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +151,11 @@ class _Reading:
     kitchen: Kitchen
     training: bool
     sources: list[Tokenised] = field(default_factory=list)
-    bad: list[Problem] = field(default_factory=list)
-    bad_count: int = 0
-    broken_files: list[Problem] = field(default_factory=list)
+    refused: Refused = field(init=False)
     left: int | None = None
 
     def __post_init__(self) -> None:
-        self.left = self.data.limit
+        self.left, self.refused = self.data.limit, Refused(self.data)
 
     def read(self, use: Split, source: Source, content: str) -> None:
         """Tokenise one source. What is wrong with it is gathered, never raised here."""
@@ -171,41 +163,23 @@ class _Reading:
         limit = self.left if use == "train" else None
         try:
             opened = open_source(source, self.kitchen.reporter)
-            if opened.format in NOT_TRAINED and self.training:
-                what = f"holds rows of format {opened.format}, {NOT_TRAINED[opened.format]}"
-                fix = (
-                    "convert what is to be learnt to messages; tunesmith data check and show read it as it is"
-                )
-                self.broken_files.append(Problem(source.path, what, fix))
+            if self.training and self.refused.untrained(opened):
                 return
             found = self.kitchen.tokenise(opened, use, content, limit, strict)
         except DataError as error:  # told together with the bad rows of other files
-            self.broken_files += error.problems
+            self.refused.files += error.problems
             return
         if isinstance(found, BadRows):
-            self._complain(found.problems, found.count)
+            self.refused.add(found.problems, found.count)
             return
-        self._complain(*found.complaints({"bad", "fatal"} if strict else {"fatal"}))
+        self.refused.add(*found.complaints({"bad", "fatal"} if strict else {"fatal"}))
         self.sources.append(found)
         if limit is not None:
             self.left = limit - min(limit, found.rows_read)
 
-    def _complain(self, problems: list[Problem], count: int) -> None:
-        self.bad += problems[: max(0, SPELT - len(self.bad))]
-        self.bad_count += count
-
     def raise_problems(self) -> None:
         """One error for all files that cannot be used and all rows that mean nothing; else for broken labels."""
-        problems = [*self.broken_files, *self.bad]
-        if self.bad:
-            more = f", {self.bad_count - SPELT} more than are listed" if self.bad_count > SPELT else ""
-            fix = "correct them, or leave them out and count them: data.on_bad_row=drop"
-            if self.data.overlength == "error":
-                fix += "; longer rows: data.overlength=keep_last_turns"
-            rows = f"{self.bad_count} bad row{'s' * (self.bad_count != 1)}"
-            problems.append(Problem("data", f"{rows} in all{more}", fix))
-        if problems:
-            raise DataError(problems)
+        self.refused.tell()
         if labels := [each for source in self.sources for each in source.complaints({"labels"})[0]]:
             raise DataError(labels[:SPELT])
         for source in self.sources:

@@ -17,6 +17,7 @@ from tunesmith.data.books import Books, Complaint
 from tunesmith.data.gather import Opened
 from tunesmith.data.ledger import SourceAccount
 from tunesmith.data.pieces import PIECE_BYTES, Piece, count_rows, pieces_of, workers_wanted
+from tunesmith.data.refused import bad_row
 from tunesmith.data.shards import Shard, remove
 from tunesmith.data.splits import Split
 from tunesmith.data.template import ChatTemplate
@@ -89,12 +90,10 @@ class Tokenised:
 
 def problem_of(books: Books, first_line: int, complaint: Complaint) -> Problem:
     """A row that cannot be used, for the user."""
-    from tunesmith.data.formats import fix_of
-
     where = f"{books.name}:{first_line + complaint.line}"
     if complaint.kind == "labels":
         return Problem(where, complaint.detail, "set data.template: plain, and please report this template")
-    return Problem(where, f"{complaint.reason}: {complaint.detail}", fix_of(complaint.reason))
+    return bad_row(where, complaint.reason, complaint.detail)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from tunesmith.data.gather import Opened
 from tunesmith.data.label_rules import breaches, learnt_spans
 from tunesmith.data.ledger import TouchedRow
 from tunesmith.data.pieces import Piece
-from tunesmith.data.rawrows import count_lines
+from tunesmith.data.rawrows import RawRow, count_lines
 from tunesmith.data.records import Record, Text
 from tunesmith.data.render import Drop, Overlength, Rendered, render
 from tunesmith.data.samples import Rendering
@@ -51,6 +51,12 @@ class Wanted:
     overlength: Overlength
 
 
+def record_of(opened: Opened, raw: RawRow, objective: ObjectiveKind) -> Record | Fault:
+    """What a row means for an objective, or why it means nothing."""
+    record = opened.record(raw)
+    return _NO_ANSWER if isinstance(record, Text) and objective == "sft" else record
+
+
 @final
 class Maker:
     """Makes shards, one after another, with one template."""
@@ -63,7 +69,7 @@ class Maker:
         """Look for bad rows without rendering any."""
         books = Books(piece.name)
         for line, raw in piece.read():
-            record = self._record(raw)
+            record = record_of(self.opened, raw, self.wanted.objective)
             if isinstance(record, Fault):
                 books.complain(line, record.reason, record.detail, "bad", SPELT)
         if piece.rows is None:
@@ -80,7 +86,7 @@ class Maker:
         size, refused = 0, False
         for line, raw in piece.read():
             builder.books.rows_in += 1
-            record = self._record(raw)
+            record = record_of(self.opened, raw, self.wanted.objective)
             if isinstance(record, Fault):
                 self._drop(builder, line, record.reason, record.detail)
                 builder.books.complain(line, record.reason, record.detail, "bad", SPELT)
@@ -104,10 +110,6 @@ class Maker:
             builder.write(folder, piece.number)
         told(piece.end)
         return builder.books
-
-    def _record(self, raw: object) -> Record | Fault:
-        record = self.opened.record(raw)  # type: ignore[arg-type]
-        return _NO_ANSWER if isinstance(record, Text) and self.wanted.objective == "sft" else record
 
     def _take(self, builder: ShardBuilder, held: Sequence[tuple[int, Record]], first: bool) -> None:
         """Good records: rendered, checked and laid into the columns, or dropped."""
