@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.folders import make_model
 from tests.test_run import recipe
 from tunesmith import run
+from tunesmith.engine import faults
 from tunesmith.errors import RecipeError
 from tunesmith.events import Silent, Stepped
 from tunesmith.folder import RunFolder
@@ -112,6 +113,18 @@ def test_the_first_steps_gain_nothing_and_the_rates_rise_in_equal_factors(
 
 
 # mutation tried: WORSE_BY = 50
+def test_stopped_on_request_it_suggests_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """Half a course was read like a whole one, with exit code 0."""
+    # mutation tried: the status not looked at; `saves` always
+    faults.forget_visits()
+    monkeypatch.setenv("TUNESMITH_FAULT", "step:3:term")
+    with pytest.raises(KeyboardInterrupt):
+        find_rate(recipe(model, tmp_path), steps=20)
+    assert "saved" not in capfd.readouterr().err
+
+
 def test_it_stops_when_the_loss_stands_far_above_where_it_began() -> None:
     course = rates._Course([1.0] * 10, Silent())
     for step in range(1, 4):

@@ -54,7 +54,10 @@ def fit(
     optimizer = make_optimizer(method.parameter_groups(tuned, recipe.optim), betas, recipe.optim.optimizer)
     hooks = method.hooks(tuned, Moments(optimizer))
     keeper = Keeper(tuned, optimizer, hooks, store, identity, reporter)
-    with stop_on_signals() as request, watched(recipe.rescue.stall_minutes, reporter) as pulse:
+    with (
+        stop_on_signals(saves=store is not None) as request,
+        watched(recipe.rescue.stall_minutes, reporter) as pulse,
+    ):
 
         def breathe() -> None:
             pulse.beat("computing a micro-batch")

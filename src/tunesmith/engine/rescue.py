@@ -217,7 +217,8 @@ def _worse_than_at_first(watch: Watch) -> float | None:
     now, grown = median(losses[-LEAST:]), max(math.log(GROWN), NORM_SIGMAS * _noise(norms))
     for steps, sigmas, most in FIRST:
         begun, calm = _begun(losses, steps), _begun(norms, steps)
-        assert begun is not None and calm is not None
+        assert begun is not None
+        assert calm is not None
         risen = math.exp(now) > math.exp(begun) + LEAST_RISE_NATS
         far = sigmas * _noise(losses) < now - begun < most
         if risen and far and median(norms[-LEAST:]) > calm + grown:

@@ -115,8 +115,9 @@ def say_at_once(words: str) -> None:
 class StopRequest:
     """Whether a signal asked to stop; `reason` names it."""
 
-    def __init__(self, tell: Callable[[str], None] = say_at_once) -> None:
+    def __init__(self, tell: Callable[[str], None] = say_at_once, saves: bool = True) -> None:
         self.reason: str | None = None
+        self._saves = saves
         self._hurry_from: float | None = None
         self._tell = tell
 
@@ -126,10 +127,11 @@ class StopRequest:
             raise KeyboardInterrupt
         self.reason = signal.Signals(number).name
         if number == signal.SIGINT:
-            self._tell("stopping: this step is finished, then the run is saved; Ctrl-C again stops at once")
+            then = "finished, then the run is saved" if self._saves else "the last"
+            self._tell(f"stopping: this step is {then}; Ctrl-C again stops at once")
         else:
             self._hurry_from = time.monotonic() + GRACE_SECONDS
-            self._tell(f"{self.reason}: the run is saved, and stops")
+            self._tell(f"{self.reason}: {'the run is saved, and stops' if self._saves else 'stopping'}")
 
     def breathe(self) -> None:
         """Asked between micro-batches. Raises LetGo when the time to end in good order is over."""
@@ -138,9 +140,12 @@ class StopRequest:
 
 
 @contextlib.contextmanager
-def stop_on_signals(tell: Callable[[str], None] = say_at_once) -> Iterator[StopRequest]:
-    """Within: the first Ctrl-C, SIGTERM or SIGHUP asks to stop after the step; the second stops at once."""
-    request = StopRequest(tell)
+def stop_on_signals(tell: Callable[[str], None] = say_at_once, saves: bool = True) -> Iterator[StopRequest]:
+    """Within: the first Ctrl-C, SIGTERM or SIGHUP asks to stop after the step; the second stops at once.
+
+    `saves`: whether the run is kept then, which a person is told.
+    """
+    request = StopRequest(tell, saves)
 
     def ask(number: int, _: FrameType | None) -> None:
         request.ask(number)

@@ -129,11 +129,13 @@ def find_rate(
         tuned, method = tune(work, base_of(work))
         untouched = _untouched(work, tuned, reporter)
         course = _Course(untouched, reporter)
-        fit_to_data(
+        fitted = fit_to_data(
             work, tuned, method, None, course,
             schedule=lambda step, of: low * (high / low) ** ((step - 1) / max(1, of - 1)),
             enough=course.enough,
         )  # fmt: skip
+    if fitted.status == "interrupted":  # half a course says nothing
+        raise KeyboardInterrupt
     reading = read_off(course.points)
     return {
         **asdict(reading),

@@ -137,7 +137,10 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
     """What `train` says at the end: where the run stands, what was gained, what was forgotten, what next."""
     run = base.visible(document["run"])
     if document["status"] == "interrupted":
-        where = f"interrupted after step {document['steps']}, saved: {run}"
+        steps = document["steps"]
+        where = (
+            f"interrupted after step {steps}, saved: {run}" if steps else f"interrupted before step 1: {run}"
+        )
         return base.page(
             base.mark("warn", where), next_steps([f"tunesmith train {run}/recipe.yaml --resume"])
         )
@@ -145,7 +148,7 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
     head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
     if report is None:
         return head
-    steps = [f"tunesmith chat {run}", export_words(document["run"], run), f"tunesmith runs show {run}"]
+    nexts = [f"tunesmith chat {run}", export_words(document["run"], run), f"tunesmith runs show {run}"]
     return base.page(
         head,
         stages.came_to(report["stages"]) if report.get("stages") else None,
@@ -153,7 +156,7 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
         heldout(report.get("before"), report.get("after")),
         forgetting(report["forgetting"]) if report.get("forgetting") else None,
         probes(report.get("before"), report.get("after")),
-        next_steps(steps),
+        next_steps(nexts),
     )
 
 
