@@ -51,7 +51,7 @@ def test_samples_of_a_dialogue_stay_together(dialogues: list[list[int]], seed: i
     )
     order = Order(sizes, (seed, 0), np.diff(of, prepend=-1) == 0)
     found = order.stretch(0, int(sizes.sum()))
-    again = shuffled(found, order.follows(found), np.random.default_rng(seed))
+    again, _ = shuffled(found, order.follows(found), np.random.default_rng(seed))
     for rows in (found, again):
         assert sorted(rows.tolist()) == list(range(len(of)))
         assert int((np.diff(of[rows]) != 0).sum()) == len(set(of.tolist())) - 1

@@ -89,6 +89,20 @@ def test_adapters_and_prefixes_have_equal_gradients(tuning):
     _equal(tuned.model, dialogues(), 1e-5)
 
 
+# mutation tried: each piece a node of its own; a second answer behind one prompt laid as more of its first
+def test_a_dialogue_that_never_forks_is_an_ordinary_document():
+    draw = np.random.default_rng(2)
+    text = draw.integers(3, 97, 120).tolist()
+    chain = [_row(text[:end], start) for start, end in ((20, 40), (60, 80), (100, 120))]
+    (tree,) = _equal(tiny_model(dtype=torch.float64), [*chain, chain[0]], 1e-6)
+    assert tree.parents is None
+    assert tree.segments.unique().tolist() == [0]
+    assert tree.tokens == 119
+    forked = _row([*text[:80], *draw.integers(3, 97, 20).tolist()], 80)
+    (tree,) = _equal(tiny_model(dtype=torch.float64), [*chain, forked], 1e-6)
+    assert tree.parents.tolist() == [-1, 0, 0]
+
+
 def test_where_little_is_saved_nothing_is_shared():
     draw = np.random.default_rng(1)
     rows = [_row(draw.integers(3, 97, 40).tolist(), 20) for _ in range(4)]

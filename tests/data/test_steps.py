@@ -42,6 +42,36 @@ def test_a_step_holds_as_many_rows_as_fit_and_at_least_one(count, batch_tokens, 
             assert plan.step_tokens[step] + lengths[plan.rows[plan.cuts[step + 1]]] > batch_tokens
 
 
+# mutation tried: LEAST_FILLED at 2 (dialogues parted wherever); at 0.01 (a step of one row before a long dialogue)
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=12),
+    st.integers(20, 200),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_a_border_parts_a_dialogue_only_where_less_than_half_a_step_would_be_left(talks, most, seed, grows):
+    owner = np.repeat(np.arange(len(talks)), talks)
+    source = random_samples(len(owner), seed)
+    source.joined = np.diff(owner, prepend=-1) == 0
+    growth = BatchGrowth(start_tokens=20, over=0.5) if grows else None
+    plan = plan_steps((source,), (None,), Epochs(epochs=1), most, seed, growth=growth)
+    assert sorted(plan.rows.tolist()) == list(range(len(owner)))
+    lengths = source.lengths
+    for step in range(len(plan) - 1):
+        rows, after = plan.rows_of(step), plan.rows_of(step + 1)
+        cut_before = plan.step_tokens[step]
+        assert cut_before <= most or len(rows) == 1
+        if owner[rows[-1]] == owner[after[0]]:  # parted
+            mine = owner[rows] == owner[after[0]]
+            left = lengths[rows[~mine]].sum()
+            assert left < 0.5 * cut_before
+        elif not grows and cut_before + lengths[after[0]] <= most:  # closed early, for the sake of a dialogue
+            talk = lengths[owner == owner[after[0]]].cumsum()
+            room = cut_before + talk
+            assert room[-1] > most
+            assert cut_before >= 0.5 * room[room <= most][-1]
+
+
 def test_weights_are_shares_of_tokens_and_repeats_are_told():
     sources = (random_samples(100, 1), random_samples(20, 2))
     plan = plan_steps(sources, (1.0, 3.0), Epochs(epochs=4), 500, seed=0)

@@ -1,6 +1,9 @@
 """Cut the stream of rows into steps, a window at a time: rows until the next would exceed the tokens of a step.
 
 rows [30 50 40 | 60 ..   batch_tokens 120  ->  step 0: 30 50 40   step 1: 60 ..     a step goes on over windows
+
+Rows of one dialogue that a border would part go to the next step together, where half of the step is left: what they
+begin with alike is computed once a step (data/sharing.py).
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ import numpy as np
 from numpy import ndarray
 
 from tunesmith.recipe import BatchGrowth
+
+LEAST_FILLED = 0.5  # of its tokens a step holds, whatever belongs together
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,8 @@ class Cutter:
             for column in (self.cuts, self.tokens, self.targets, self.weights, self.longest):
                 del column[:count]
 
-    def take(self, lengths: ndarray, targets: ndarray, weights: ndarray) -> int:
-        """Rows of one window, in order; how many of them the run takes."""
+    def take(self, lengths: ndarray, targets: ndarray, weights: ndarray, follows: ndarray) -> int:
+        """Rows of one window, in order; `follows`: which belong to the row before. How many of them the run takes."""
         ends = self._consumed + np.cumsum(lengths)
         count = int(np.searchsorted(ends, self._total, side="right"))
         if count == 0 and self._consumed == 0:
@@ -84,7 +89,7 @@ class Cutter:
         firsts: list[int] = []  # rows of this window with which its part of a step begins
         first, at = len(self.cuts) - 1, 0
         while at < count:
-            end = self._end_of_step(at, ends[:count])
+            end = self._before_dialogue(at, self._end_of_step(at, ends[:count]), ends[:count], follows)
             if end == at:  # the next row does not fit: the step is closed
                 if self._most is not None and self._open_step + 1 == self._most:
                     self.is_done = True
@@ -138,6 +143,15 @@ class Cutter:
                 return least + int(np.argmax(over))
             least = until
         return least
+
+    def _before_dialogue(self, at: int, end: int, ends: ndarray, follows: ndarray) -> int:
+        """The end of the step where it parts no dialogue, if enough of the step is left."""
+        if end == len(ends) or not follows[end] or follows[at:end].all():
+            return end
+        whole = end - 1 - int(np.argmin(follows[at:end][::-1]))
+        began = self._consumed - self.tokens[-1]
+        left, most = (int(ends[place - 1]) if place else self._consumed for place in (whole, end))
+        return whole if left - began >= LEAST_FILLED * (most - began) else end
 
     def _limit(self, done: float | ndarray) -> ndarray | float:
         """Tokens of a step when a share `done` of the run is behind (note 001, point 24)."""

@@ -67,17 +67,17 @@ class Order:
         if self._known is None or self._known[0] != (turn, block):
             samples = self._starts[block] + np.arange(self._sizes[block])
             draw = np.random.default_rng((*self._seed, turn, block, 1))
-            self._known = (turn, block), shuffled(samples, self.follows(samples), draw)
+            self._known = (turn, block), shuffled(samples, self.follows(samples), draw)[0]
         return self._known[1]
 
 
-def shuffled(rows: ndarray, follows: ndarray, draw: np.random.Generator) -> ndarray:
-    """The rows in random order; those that follow the row before them stay behind it."""
+def shuffled(rows: ndarray, follows: ndarray, draw: np.random.Generator) -> tuple[ndarray, ndarray]:
+    """(the rows in random order, which of them follow); those that follow the row before them stay behind it."""
     if not follows.any():
-        return draw.permutation(rows)
+        return draw.permutation(rows), follows
     firsts = np.flatnonzero(~follows)
     order = draw.permutation(len(firsts))
     counts = np.diff(firsts, append=len(rows))[order]
     before = np.cumsum(counts) - counts
-    found: ndarray = rows[np.repeat(firsts[order] - before, counts) + np.arange(len(rows))]
-    return found
+    places = np.repeat(firsts[order] - before, counts) + np.arange(len(rows))
+    return rows[places], follows[places]

@@ -3,6 +3,7 @@
     rows      [s s s a a]  [s s s b]          two branches of one trunk
     flat      [s s s a a b]                   segments [0 0 0 1 1 2]   parents [-1 0 0]   positions [0 1 2 3 4 3]
     learnt    (place, target, weight) of every row's own targets: a shared token may have several
+    rows      [s s s]  [s s s a]  [s s s a b]        no fork: [s s s a b] is an ordinary document, parents None
 A dialogue expanded per assistant turn, or a long common system prompt, costs its tokens once. Exact: each token
 has its own position and sees its own path alone (kernels/documents.py). Not done where less than a tenth is saved.
 """
@@ -79,7 +80,8 @@ class _Tree:
     def __init__(self) -> None:
         self.ids: list[ndarray] = []
         self.positions: list[ndarray] = []
-        self.parents: list[int] = []
+        self.nodes: list[int] = []  # of each piece laid
+        self.parents: list[int] = []  # of each node
         self.places: list[ndarray] = []
         self.targets: list[ndarray] = []
         self.weights: list[ndarray] = []
@@ -87,29 +89,38 @@ class _Tree:
         self.weighted = False
         self.size = 0
 
-    def grow(self, rows: Sequence[Sample], depth: int, parent: int, path: ndarray) -> None:
-        """Lay what these rows hold from `depth` on; `path`: flat places of what stands before, alike in all."""
+    def grow(
+        self, rows: Sequence[Sample], depth: int, parent: int, path: ndarray, alone: bool = False
+    ) -> None:
+        """Lay what these rows hold from `depth` on; `path`: flat places of what stands before, alike in all.
+
+        `alone`: nothing else goes on from the end of `parent`, so that this is more of the same node.
+        """
         first, last = rows[0].input_ids, rows[-1].input_ids
         end = len(first) if len(rows) == 1 else _common(first, last)
-        if len(rows) == 1 or end - depth >= LEAST_SHARED:
-            if end > depth:
-                path = np.concatenate([path, self.size + np.arange(end - depth)])
-                self.ids.append(first[depth:end])
-                if rows[0].states is not None:
-                    self.states.append(rows[0].states[depth:end])
-                self.positions.append(np.arange(depth, end))
-                self.parents.append(parent)
-                self.size += end - depth
-                parent = len(self.parents) - 1
+        laid = end > depth and (len(rows) == 1 or end - depth >= LEAST_SHARED)
+        if laid:
+            path = np.concatenate([path, self.size + np.arange(end - depth)])
+            parent = self._lay(rows[0], depth, end, parent, alone)
             depth = end
         while rows and len(rows[0].input_ids) == depth:  # those that end here stand first
             self._learn(rows[0], path)
             rows = rows[1:]
-        begin = 0
-        for at in range(1, len(rows) + 1):
-            if at == len(rows) or not _go_on_alike(rows[begin], rows[at], depth):
-                self.grow(rows[begin:at], depth, parent, path)
-                begin = at
+        forks = [at for at in range(1, len(rows)) if not _go_on_alike(rows[at - 1], rows[at], depth)]
+        for begin, at in itertools.pairwise([0, *forks, len(rows)] if rows else []):
+            self.grow(rows[begin:at], depth, parent, path, alone=laid and not forks)
+
+    def _lay(self, row: Sample, depth: int, end: int, parent: int, alone: bool) -> int:
+        """Tokens [depth, end) of a row; the number of the node that they belong to."""
+        self.ids.append(row.input_ids[depth:end])
+        if row.states is not None:
+            self.states.append(row.states[depth:end])
+        self.positions.append(np.arange(depth, end))
+        self.size += end - depth
+        if not alone:
+            self.parents.append(parent)
+        self.nodes.append(parent if alone else len(self.parents) - 1)
+        return self.nodes[-1]
 
     def _learn(self, row: Sample, path: ndarray) -> None:
         learnt = np.flatnonzero(row.labels != IGNORED)
@@ -124,14 +135,14 @@ class _Tree:
         order = np.argsort(places, kind="stable")
         labels = np.full(self.size, IGNORED, np.int64)
         labels[places] = targets
-        segments = np.repeat(np.arange(len(self.ids)), [len(ids) for ids in self.ids])
+        segments = np.repeat(self.nodes, [len(ids) for ids in self.ids])
         ids, positions = (np.concatenate(x).astype(np.int64) for x in (self.ids, self.positions))
         ids_T, labels_T, positions_T, segments_T = (
             torch.from_numpy(x)[None] for x in (ids, labels, positions, segments)
         )
         learns = [torch.from_numpy(x[order]) for x in (places, targets)]
         weighed = torch.from_numpy(weights[order]) if self.weighted else None
-        parents = torch.tensor(self.parents)
+        parents = torch.tensor(self.parents) if max(self.parents) >= 0 else None
         states = as_numbers(torch.from_numpy(np.concatenate(self.states))[None]) if self.states else None
         return Batch(
             ids_T, labels_T, positions_T, segments_T, parents=parents,

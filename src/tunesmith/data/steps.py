@@ -146,7 +146,7 @@ class StepPlan:
         return np.concatenate(found)
 
     def _look_up(self, number: int) -> ndarray:
-        return self._reading.rows(self._windows[number])
+        return self._reading.rows(self._windows[number])[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +180,8 @@ class _Reading:
         bases = np.cumsum([0, *(len(source) for source in sources)])
         return cls(tuple(sources), orders, bases, sizes, mix, seed)
 
-    def rows(self, window: _Window) -> ndarray:
-        """The rows of a window, shuffled."""
+    def rows(self, window: _Window) -> tuple[ndarray, ndarray]:
+        """(the rows of a window, shuffled, which of them go on with the dialogue of the row before)."""
         parts, follows = [], []
         for order, start, stop, base in zip(self.orders, window.starts, window.stops, self.bases):
             found = order.stretch(start, stop)
@@ -260,7 +260,8 @@ def plan_steps(
 ) -> StepPlan:
     """Lay out the run. An epoch is as many tokens as all sources hold once.
 
-    A step takes rows until the next would exceed `batch_tokens`; at least one row. The run ends early where
+    A step takes rows until the next would exceed `batch_tokens`, at least one, and a dialogue whole where it can
+    (data/cutting.py). The run ends early where
     every source has been read `mix.max_repeats` times.
     """
     sizes = tuple(source.token_count for source in sources)
@@ -283,12 +284,19 @@ def plan_steps(
     )
 
 
-def _cut(cutter: Cutter, sources: Sequence[SampleSet], bases: ndarray, rows: ndarray, read: ndarray) -> None:
+def _cut(
+    cutter: Cutter,
+    sources: Sequence[SampleSet],
+    bases: ndarray,
+    window: tuple[ndarray, ndarray],
+    read: ndarray,
+) -> None:
     """Give a window's rows to the cutter, a part at a time; `read` counts the tokens taken of each source."""
+    rows, follows = window
     for start in range(0, len(rows), _AT_ONCE):
         part = rows[start : start + _AT_ONCE]
         measured = _measure(sources, bases, part)
-        used = cutter.take(*measured)
+        used = cutter.take(*measured, follows[start : start + _AT_ONCE])
         owner = np.searchsorted(bases, part[:used], side="right") - 1
         read += np.bincount(owner, measured[0][:used], minlength=len(sources)).astype(np.int64)
         if cutter.is_done:

@@ -72,8 +72,9 @@ class Window:
         return cls(value["number"], starts, stops, Before.of_json(value["before"]))
 
 
-def rows_of(window: Window, lanes: Sequence[Lane], seed: int) -> ndarray:
-    """Int64[ndarray, "n"], the rows of a window, shuffled, those of a dialogue together: source and sample in one."""
+def rows_of(window: Window, lanes: Sequence[Lane], seed: int) -> tuple[ndarray, ndarray]:
+    """(Int64[ndarray, "n"], Bool[ndarray, "n"]), the rows of a window, shuffled, source and sample in one, and which
+    of them go on with the dialogue of the row before."""
     parts, follows = [], []
     for number, (lane, start, stop) in enumerate(zip(lanes, window.starts, window.stops)):
         found = lane.payloads(start, stop)
@@ -112,9 +113,9 @@ class Stretch:
         if not self.windows:
             self.cutter = Cutter(*self._cut_at, window.before.cut)
         self.windows.append(window)
-        rows = self._rows(window.number)
+        rows, follows = self._rows(window.number)
         self._ends.append(window.before.rows + len(rows))
-        self.cutter.take(*self.measure(rows))
+        self.cutter.take(*self.measure(rows), follows)
 
     def drop(self, before: int) -> bool:
         """Let go of the windows all of whose rows are of steps before this one."""
@@ -155,7 +156,8 @@ class Stretch:
         while start < stop:
             window = self.windows[at]
             end = min(stop, self._ends[at])
-            found.append(self._rows(window.number)[start - window.before.rows : end - window.before.rows])
+            rows, _ = self._rows(window.number)
+            found.append(rows[start - window.before.rows : end - window.before.rows])
             start, at = end, at + 1
         return np.concatenate(found)
 
@@ -186,7 +188,7 @@ class Stretch:
 
     def _given_by(self, window: Window, row: int) -> tuple[ndarray, ndarray]:
         """Of each source (samples, tokens) before a row of a window."""
-        rows = self._rows(window.number)[: row - window.before.rows]
+        rows = self._rows(window.number)[0][: row - window.before.rows]
         owners, count = parted(rows)[0], len(self.lanes)
         samples = np.array(window.before.samples) + np.bincount(owners, minlength=count)
         lengths = self.measure(rows)[0]
