@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,17 @@ def test_losses_are_the_golden_ones(method, model, tmp_path):
     run.train(chosen)
     losses = [e["loss_nats"] for e in read(Path(chosen.output) / "events.jsonl") if e["kind"] == "stepped"]
     assert losses == pytest.approx(GOLDEN[method], abs=1e-4)
+
+
+# mutation tried: the recipe's z_loss kept from the engine
+def test_z_loss_is_part_of_the_training_loss_and_holds_logits_near_0(model, tmp_path):
+    chosen = recipe(model, tmp_path, rows=12, tuning={"method": "full"}, budget={"steps": 6},
+                    optim={"lr": 1e-2, "batch_tokens": 64, "z_loss": 0.1})  # fmt: skip
+    run.train(chosen)
+    losses = [e["loss_nats"] for e in read(Path(chosen.output) / "events.jsonl") if e["kind"] == "stepped"]
+    norm = math.sqrt((losses[0] - GOLDEN["full"][0]) / 0.1)  # a target's logit is 0 on the mean, at first
+    assert norm == pytest.approx(GOLDEN["full"][0], rel=0.05)
+    assert losses[-1] > GOLDEN["full"][-1]
 
 
 @pytest.mark.parametrize("method", ["full", "freeze", "lora"])

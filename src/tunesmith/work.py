@@ -7,6 +7,7 @@ Work(recipe, tokenizer, template, data, facts, device, steps, plan)  --base_of--
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.engine.faults import visit
@@ -154,8 +155,9 @@ def fit_to_data(
     )
     held_out = None if validation is None else _held_out(work, tuned, validation, reporter)
     rows, steps = work.data.train, work.steps
+    loss_of = partial(summed_loss, z_loss=recipe.optim.z_loss)
     return fit(
-        tuned, method, summed_loss, rows, steps, recipe, settings, store, identity_of(work), reporter, held_out
+        tuned, method, loss_of, rows, steps, recipe, settings, store, identity_of(work), reporter, held_out
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -134,7 +135,7 @@ def _ready(work: Work) -> Bench:
     set_rate(optimizer, work.plan.lr)
     tuned.model.train()
     stepper = Stepper(
-        tuned, optimizer, hooks, summed_loss,
+        tuned, optimizer, hooks, partial(summed_loss, z_loss=recipe.optim.z_loss),
         packing=recipe.data.packing, autocast=work.plan.precision == "bf16", grad_clip=recipe.optim.grad_clip,
     )  # fmt: skip
     return Bench(work, stepper, work.device.kind)
@@ -168,7 +169,7 @@ def _take_apart(ready: Bench, marks: Marks, step: int) -> None:
         first = False
         found = learnt(model, batch)
         marks.end("trunk")
-        loss = found.summed_loss()
+        loss = found.summed_loss(ready.work.recipe.optim.z_loss)
         marks.end("head and loss")
         return loss
 

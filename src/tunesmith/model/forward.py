@@ -34,11 +34,14 @@ class Learnt:
     targets: Tensor  # Int64[Tensor, "n"]
     weights: Tensor | None = None  # Float32[Tensor, "n"]; None where each target weighs 1
 
-    def summed_loss(self) -> Tensor:
-        """Sum of weighted cross-entropies in nats, with gradient: []."""
+    def summed_loss(self, z_loss: float = 0.0) -> Tensor:
+        """Sum of weighted cross-entropies in nats, with gradient: []; z_loss logsumexp(logits)^2 added to each."""
         if self.head is None:
-            return head.weigh(_own_losses(self.hidden, self.targets), self.weights).sum()
-        return head.summed_loss(self.hidden, self.head, self.targets, self.weights)
+            losses = _own_losses(self.hidden, self.targets)
+            if z_loss:
+                losses = losses + z_loss * self.hidden.to(losses.dtype).logsumexp(-1) ** 2
+            return head.weigh(losses, self.weights).sum()
+        return head.summed_loss(self.hidden, self.head, self.targets, self.weights, z_loss)
 
     def token_losses(self) -> Tensor:
         """Cross-entropy of each target in nats, without gradient: [n]."""

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from tunesmith.data.loader import Batch
 
 
-def summed_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Sum of weighted cross-entropies in nats over the batch's targets, with gradient: []."""
-    return learnt(model, batch).summed_loss()
+def summed_loss(model: nn.Module, batch: Batch, z_loss: float = 0.0) -> Tensor:
+    """Sum of weighted cross-entropies in nats over the batch's targets, with gradient: []; z-loss added where asked."""
+    return learnt(model, batch).summed_loss(z_loss)
 
 
 def token_losses(model: nn.Module, batch: Batch) -> Tensor:

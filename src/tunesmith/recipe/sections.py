@@ -238,6 +238,9 @@ class Optim(Section):
     """Smaller steps at the beginning."""
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     """Largest norm of the gradient; null does not clip."""
+    z_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Times logsumexp(logits) squared, added to each learnt token's loss (arXiv:2204.02311; 1e-4 there): holds logits
+    near 0 in long full training. The training loss shown contains it; evaluation's never does."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decay of matrices; norms, biases and embeddings do not decay."""
     optimizer: OptimizerKind = "adamw"
