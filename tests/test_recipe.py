@@ -100,6 +100,13 @@ def test_a_key_that_stands_twice_is_named_with_both_lines():
         parse_yaml("a: 1\nb: 2\na: 3", "r.yaml")
 
 
+def test_every_key_that_stands_twice_is_told() -> None:
+    # mutation tried: only the first noted
+    with pytest.raises(RecipeError) as error:
+        parse_yaml("a: 1\na: 2\nb: {c: 1, d: 2,\n c: 3}\na: 4\n", "r.yaml")
+    assert [problem.where for problem in error.value.problems] == ["r.yaml:2", "r.yaml:4", "r.yaml:5"]
+
+
 @pytest.mark.parametrize(
     "text", ["a: [1", "a: b: c", "\t- x", "&a [*a]", "? {a: 1} : 2", "a: !!python/object:os.system x"]
 )

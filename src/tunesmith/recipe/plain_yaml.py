@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tunesmith.errors import RecipeError
+from tunesmith.errors import Problem, RecipeError
 
 _FLOAT = re.compile(
     r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
@@ -18,7 +18,12 @@ _FLOAT = re.compile(
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 without its traps: no duplicate keys, 2e-5 is a number, dates stay text."""
+    """YAML 1.1 without its traps: duplicate keys are noted, 2e-5 is a number, dates stay text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[tuple[int, str]] = []
+        """Lines from 1 that say a key again, and what to tell of it."""
 
 
 def _mapping_without_duplicates(
@@ -31,10 +36,9 @@ def _mapping_without_duplicates(
         if not isinstance(key, str | int | float | bool | None):
             raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", mark)
         if key in seen:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {key!r} stands twice (first on line {seen[key].line + 1})", mark
-            )
-        seen[key] = mark
+            told = f"key {key!r} stands twice (first on line {seen[key].line + 1})"
+            loader.twice.append((mark.line + 1, told))
+        seen.setdefault(key, mark)
     return yaml.SafeLoader.construct_mapping(loader, node, deep)
 
 
@@ -55,9 +59,13 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """YAML text as plain values; `where` names the text in errors. A syntax error is a RecipeError."""
+    """YAML text as plain values; `where` names the text in errors.
+
+    Raises RecipeError for a syntax error, or for every key that stands twice.
+    """
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        loader = _Loader(text)
+        value = loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"{where}:{mark.line + 1}" if mark else where
@@ -65,3 +73,11 @@ def parse_yaml(text: str, where: str) -> Any:
         raise RecipeError.at(line, f"not valid YAML: {error.problem}", fix) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RecipeError.at(where, f"not valid YAML: {error}", "correct the file") from error
+    if loader.twice:
+        raise RecipeError(
+            [
+                Problem(f"{where}:{line}", f"not valid YAML: {what}", "keep one of the two")
+                for line, what in sorted(loader.twice)
+            ]
+        )
+    return value

@@ -190,14 +190,14 @@ class _Washing:
                 kind = kind_of_file(DataFile(file.name, bytes_of.path), original)
                 self._rows(bytes_of.opened(source, reporter), kind, original, writing)
                 totals = writing.end()
-            for part, place in zip(parts, (out, report)):
-                os.replace(part, place)
+            os.replace(parts[1], report)  # before the copy: no copy is ever without what undoes it
+            os.replace(parts[0], out)
         except OSError as error:
             raise DataError.at(
                 str(out), f"cannot be written: {error.strerror}", "choose another --out"
             ) from error
         finally:
-            for part in parts:
+            for part in (*parts, *([] if out.exists() else [report])):
                 part.unlink(missing_ok=True)
         return CleanedFile(file.name, str(out), str(report), **totals, form=form_of(file))
 
