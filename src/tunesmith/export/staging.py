@@ -53,8 +53,8 @@ def refuse_foreign(destination: Path, mark: str) -> None:
     if destination.exists() and not (destination / mark).is_file() and any(_inside(destination)):
         raise FolderError.at(
             str(destination),
-            f"exists and is no earlier export (no {mark} in it)",
-            "move it away, then export again",
+            f"exists and was not made by this command (no {mark} in it)",
+            "move it away, or name another folder",
         )
 
 

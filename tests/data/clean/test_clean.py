@@ -259,6 +259,8 @@ def test_nothing_is_overwritten_and_wrong_names_are_told(tmp_path: Path) -> None
     path = write(tmp_path / "a.jsonl", [row("q")])
     with pytest.raises(DataError, match="exists already"):
         wash(path, tmp_path)
+    with pytest.raises(DataError, match="is a file; the cleaned copies go into a folder"):
+        wash(path, tmp_path / "a.jsonl")
     with pytest.raises(UserError, match="did you mean fillers"):
         wash(path, tmp_path / "out", ("filler",))
 

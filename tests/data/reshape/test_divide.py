@@ -125,6 +125,7 @@ def test_what_cannot_be_split_is_said(tmp_path: Path) -> None:
         (Wish(2, by="custom"), "no row has a column 'custom'"),
         (Wish(2, by="customer"), "every one of the 1 groups is larger"),
         (Wish(3, 2), "take all of 5 rows"),
+        (Wish(0.5, 0.9), r"ask for 0\.5 \+ 0\.9 of all rows"),
     ):
         with pytest.raises(DataError, match=words):
             divide([source], wish, str(tmp_path / "out"))

@@ -48,7 +48,7 @@ def facts(document: dict[str, Any]) -> RenderableType:
         ),
         (
             "decoding",
-            f"{base.number(speed['before'])} → {base.number(speed['after'])} characters a second, "
+            f"{base.number(speed['before'], 1)} → {base.number(speed['after'], 1)} characters a second, "
             f"{_measured(document['decoding'])}",
         ),
         ("vocabulary", f"{base.count(tokens['before'])} → {base.count(tokens['after'])} tokens"),

@@ -118,6 +118,8 @@ def clean(
 
 def _places(data: Data, out: Path) -> list[tuple[Source, DataFile, Path]]:
     """Each train file and where its copy goes. DataError for one that cannot be cleaned, or a place that is taken."""
+    if out.exists() and not out.is_dir():
+        raise DataError.at(str(out), "is a file; the cleaned copies go into a folder", "such as --out clean")
     found: list[tuple[Source, DataFile, Path]] = []
     taken: set[str] = set()
     for source in data.train:

@@ -69,9 +69,14 @@ def augment(
             for new in work.rows(format, row):
                 spool.put(new)
         if not spool.rows:
-            told = "; ".join(f"{n} {reason}" for reason, n in work.missed.counts.items())
+            every = work.missed.to_json()
+            told = "; ".join(
+                f"{each['count']} {each['reason']}: {each['examples'][0]['what']}" for each in every
+            )
             raise DataError.at(
-                source.path, f"gives no new row ({told})", "see: tunesmith data augment --help"
+                source.path,
+                f"gives no new row ({told})",
+                "give dialogues with longer questions, another --operation, or --synonyms of your own",
             )
         with staged(goal) as beside:
             spool.lay(beside)

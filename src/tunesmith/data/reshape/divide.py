@@ -72,6 +72,12 @@ def divide(
     """
     folder = Path(out)
     require_new(folder)
+    shares = [part for part in (wish.validation, wish.test) if isinstance(part, float)]
+    if sum(shares) >= 1:
+        what = f"and --test ask for {' + '.join(f'{part:g}' for part in shares)} of all rows"
+        raise DataError.at(
+            "--validation", what, "leave something to train on: shares of less than 1 together"
+        )
     if not (wish.validation or wish.test):
         raise DataError.at("--validation", "nor --test is given", "such as --validation 0.05 --test 200")
     with Spool(folder.parent) as spool, Alike(folder.parent, wish.near) as alike:
