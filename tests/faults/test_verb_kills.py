@@ -93,7 +93,7 @@ class Exports:
 
 
 def test_an_export_that_is_killed_is_absent_or_whole_and_comes_again(made: Path, tmp_path: Path) -> None:
-    # mutation tried: written into its own folder at once; an older export deleted before the new one is there
+    # mutation tried: the older export deleted before the new one is there
     exports = Exports(made, tmp_path, "merged", older=True)
     changes = exports.said["changes"]
     chosen = (changes // 2, changes - 1)  # within the weights; as the folders are swapped
