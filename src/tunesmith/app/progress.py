@@ -251,7 +251,8 @@ def event_words(event: Event) -> Text | None:
             )
         case Rescued():
             rows = f" ({', '.join(event.rows[:3])})" if event.rows else ""
-            return base.mark("warn", base.visible(f"step {event.step}: {event.reason}{rows}; {event.action}"))
+            at = f"step {event.step}: " if event.step else ""  # what is found before any step is of none
+            return base.mark("warn", base.visible(f"{at}{event.reason}{rows}; {event.action}"))
         case Saved() | Started() | Stepped() | Failed() | Finished():
             return None
 
