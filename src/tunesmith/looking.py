@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, UserError
 from tunesmith.events import Reporter
-from tunesmith.opened import tokenizer_of
+from tunesmith.opened import tokenizer_of, words_for_plan
 from tunesmith.readable import require_model, require_readable, require_sources
 from tunesmith.recipe import Recipe
 
@@ -28,7 +28,7 @@ def stats(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     from tunesmith.data.stats import stats as describe
 
     require_readable(recipe, rows="counted")
-    tokenizer, template = words_of(recipe)
+    tokenizer, template = words_of(recipe, known=True)
     data = prepare_data(
         recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter, training=False
     )
@@ -143,9 +143,9 @@ def _scorer(recipe: Recipe) -> Callable[[Sequence[str]], list[float]]:
     return scorer(lm.eval(), tokenizer, template, MICRO_TOKENS)
 
 
-def words_of(recipe: Recipe) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
-    """The tokenizer and the template of a recipe."""
+def words_of(recipe: Recipe, known: bool = False) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
+    """The tokenizer and the template of a recipe. known: what an earlier process kept of them will do."""
     from tunesmith.data.template import ChatTemplate
 
-    tokenizer = tokenizer_of(recipe.model)
+    tokenizer = (words_for_plan if known else tokenizer_of)(recipe.model)
     return tokenizer, ChatTemplate.of(tokenizer, recipe.data.template)

@@ -110,12 +110,14 @@ def prepare(
     device: Device | None = None,
     ahead: Ahead | None = None,
     kept: Path | None = None,
+    forecast: bool = False,
 ) -> Work:
     """From the recipe to exact tokens and a plan. Raises every kind of UserError; writes nothing.
 
     device: to plan for another than the one that is here.
     ahead: what a stage will start from, while its model is yet to be trained.
     kept: where a run keeps its streams, and what it has of them. Without it a pipe is refused.
+    forecast: nothing is trained afterwards, so the tokenizer may be what an earlier process kept of it.
     """
     from tunesmith.data.cache import free_bytes as cache_room
     from tunesmith.data.doctor.tasks import leaked_items
@@ -138,7 +140,7 @@ def prepare(
     tasks = read_tasks(recipe.tasks)  # a fault in a task file is told before hours are spent
     facts, device = ahead.facts if ahead else read_facts(recipe.model), device or find_device()
     require_suited_model(recipe, facts, device)
-    tokenizer, template = ahead.words(recipe) if ahead else words_of(recipe)
+    tokenizer, template = ahead.words(recipe) if ahead else words_of(recipe, known=forecast)
     recipe = _with_vocabulary(recipe, len(tokenizer))
     facts = facts if recipe.model.from_config is None else read_facts(recipe.model)
     data = prepare_data(recipe.data, recipe.objective, tokenizer, template, recipe.seed, reporter)
@@ -158,7 +160,7 @@ def _laid_out(
     recipe: Recipe, data: Prepared, kept: Path | None, suits: Callable[[ndarray], None]
 ) -> tuple[Prepared, RunSteps]:
     """Which rows each step of the run takes, and the books that know it; of streams both begin with their heads."""
-    from tunesmith.data.loader import plan_steps
+    from tunesmith.data.steps import plan_steps
     from tunesmith.data.streaming.plan import StreamPlan
 
     optim, groups = recipe.optim, [source.group for source in recipe.data.train]
@@ -220,7 +222,7 @@ def plan_on(recipe: Recipe, reporter: Reporter | None = None, device: Device | N
     """The same on a device."""
     if recipe.stages:
         return plan_as_json(plan_stages(recipe, prepare, reporter or Silent(), device))
-    work = prepare(recipe, reporter, device)
+    work = prepare(recipe, reporter, device, forecast=True)
     ledger = work.data.ledger
     return {**work.plan.to_json(), "mix": ledger.mix(), "heads": ledger.heads()}
 

@@ -93,14 +93,21 @@ def test_many_short_documents_cost_more_attention_than_their_scores() -> None:
     assert scores(512) > 3 * scores(80)
 
 
-def test_bf16_on_a_processor_compiles_for_every_micro_batch() -> None:
-    # mutation tried: COMPILED_WITH_ADAPTERS = 0
-    def operators(bf16: bool, device: str, pieces: float) -> float:
+def test_bf16_on_a_processor_compiles_for_every_number_of_rows() -> None:
+    # mutation tried: COMPILED = 0
+    def operators(bf16: bool, device: str, pieces: float, targets: int = 2048) -> float:
         load = Load(FACTS, Lora(method="lora"), device, bf16, 2, "off", 2048, 1024, True)  # type: ignore[arg-type]
-        stretch = Stretch(4096, 2048, 200, pieces)
+        stretch = Stretch(4096, targets, 200, pieces)
         return train_work(load, what_trains(load.tuning, FACTS), Numbers(2, 2), stretch).operators
 
-    extra = operators(True, "cpu", 2) - operators(False, "cpu", 2)
-    assert extra > 0
-    assert extra == pytest.approx(2 * duration.COMPILED_WITH_ADAPTERS)
+    # all tokens, and those that the last layer is asked for
+    assert operators(True, "cpu", 2) - operators(False, "cpu", 2) == pytest.approx(2 * 2 * duration.COMPILED)
+    assert operators(True, "cpu", 2, 4096) - operators(False, "cpu", 2, 4096) == pytest.approx(2 * duration.COMPILED)
     assert operators(True, "cuda", 2) == operators(False, "cuda", 2)
+
+
+def test_work_that_is_made_again_and_not_kept_takes_its_time_all_the_same() -> None:
+    # mutation tried: traffic by what is kept; TRAFFIC_ADAPTER = 0
+    lora, full = work(Lora(method="lora")), work(Full(method="full"))
+    update = duration.UPDATE_TRAFFIC + 2 * duration.ACCUMULATE_TRAFFIC
+    assert lora.bytes > full.bytes - update * FACTS.parameters

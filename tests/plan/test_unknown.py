@@ -13,6 +13,7 @@ from tests.plan.test_activations import count_saved
 from tests.plan.test_advice import Situation
 from tests.tiny import tiny_config
 from tunesmith.model.facts import Asked, ModelFacts, read_facts
+from tunesmith.model.known import place_of
 from tunesmith.model.traced import Traced
 from tunesmith.plan.activations import numbers, saved_bytes, uncertainty, what_trains
 from tunesmith.plan.advice import own_forward
@@ -64,20 +65,22 @@ def test_traced_bytes_are_those_that_torch_keeps(
     assert found == pytest.approx(measured, rel=near)
 
 
-# mutation tried: _read always empty
+# mutation tried: known._read always empty
 def test_what_was_traced_once_is_read_by_the_next_process_and_never_of_code_that_may_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path))
     config, asked = tiny_config("opt", **SHAPES["opt"]), Asked(reached=True, leaves=True)
-    found = Traced(config, False)(asked)
+    file = place_of(config.to_dict())  # type: ignore[attr-defined]
+    found = Traced(config, False, file)(asked)
     monkeypatch.setattr(Traced, "_trace", lambda *_: pytest.fail("traced again"))
     assert found is not None
-    assert Traced(config, False)(asked) == found
-    assert Traced(config, True).file is None
-    (file,) = (tmp_path / "traced").iterdir()
+    assert Traced(config, False, file)(asked) == found
+    assert Traced(config, True).answers == {}
+    assert file is not None
+    assert list((tmp_path / "traced").iterdir()) == [file]
     file.write_text("[[")
-    assert Traced(config, False).answers == {}  # a file that was spoilt is begun anew
+    assert Traced(config, False, file).answers == {}  # a file that was spoilt is begun anew
 
 
 def test_a_plan_says_whether_layers_were_traced_or_estimated(

@@ -34,6 +34,19 @@ def test_all_steps_of_a_short_run_are_looked_at() -> None:
     assert worst.targets == max(batch.targets for batch in cut)
 
 
+# mutation tried: computed tokens as those of the data; one micro-batch where the last one is nearly empty
+@pytest.mark.parametrize("packing", [True, False])
+def test_padding_and_micro_batches_are_those_of_the_steps(packing: bool) -> None:
+    rows = random_samples(60, seed=5)
+    steps = plan_steps([rows], [None], Epochs(epochs=1), 100, seed=1)
+    worst = worst_of(steps.rows, steps.cuts, rows.lengths, rows.targets, packing)(50)
+    cut = [b for k in range(len(steps)) for b in batches(steps.samples([rows], k), 50, packing)]
+    computed, own = sum(batch.input_ids.numel() for batch in cut), sum(batch.tokens for batch in cut)
+    assert worst.computed == pytest.approx(computed / own)
+    assert worst.share * own == pytest.approx(len(cut))
+    assert packing == (computed == own)
+
+
 def test_slots_are_those_that_attention_makes() -> None:
     assert documents.SHORTEST_IN_GROUP == SHORTEST_IN_GROUP
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@
     tokens/3f9c../  manifest.json shard-00000.bin ..    the rows of one source as tokens
     splits/81d2../  index.json index.bin                which rows a recipe learns from, and which it holds out
     trunks/c07b../  manifest.json block-00000.bin ..    what the frozen layers of a model make of rows
+    traced/ words/          of unknown families, what a layer keeps; of tokenizers, what a plan asks
     stamps/ab01..json                                   the hash of a file, and what the file system said of it then
 """
 
@@ -231,5 +232,6 @@ def clear(older_than_days: float | None = None) -> tuple[list[Entry], list[Entry
             gone.append(entry)
     if older_than_days is None:
         shutil.rmtree(cache_root() / "stamps", ignore_errors=True)
-        shutil.rmtree(cache_root() / "traced", ignore_errors=True)
+        for kept in ("traced", "words"):
+            shutil.rmtree(cache_root() / kept, ignore_errors=True)
     return gone, kept

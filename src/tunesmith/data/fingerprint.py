@@ -59,6 +59,8 @@ def fingerprint(
 
 def hash_tokenizer(tokenizer: PreTrainedTokenizerFast) -> str:
     """sha256 of all rules of a fast tokenizer, or of the vocabulary of another."""
+    if known := getattr(tokenizer, "rules_hash", None):
+        return str(known)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

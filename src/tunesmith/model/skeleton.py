@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ from tunesmith.model.traced import Traced
 from tunesmith.recipe import Model
 
 
-def count_skeleton(model: Model, found: FoundConfig) -> ModelFacts:
-    """The facts of a model that no row of families.py describes. Raises ModelError where it cannot be built."""
+def count_skeleton(model: Model, found: FoundConfig, file: Path | None = None) -> ModelFacts:
+    """The facts of a model that no row of families.py describes. file: where answers of its tracing are kept.
+
+    Raises ModelError where it cannot be built.
+    """
     lm = _build(model, found)
     layers_name, layers = decoder_layers(lm)
     if not len(layers):
@@ -68,25 +72,32 @@ def count_skeleton(model: Model, found: FoundConfig) -> ModelFacts:
         ),
         max_positions=_positions(config),
         kind=found.kind,
-        skeleton=_skeleton(lm, model, linears, outside),
+        skeleton=_skeleton(lm, model, linears, outside, file),
     )
 
 
 def _skeleton(
-    lm: Any, model: Model, linears: tuple[tuple[Linear, ...], ...], outside: tuple[Linear, ...]
+    lm: Any,
+    model: Model,
+    linears: tuple[tuple[Linear, ...], ...],
+    outside: tuple[Linear, ...],
+    file: Path | None,
 ) -> Skeleton:
     """What was counted; where all layers are alike, one of them can be traced."""
     named = tuple((name, parameter.numel()) for name, parameter in lm.named_parameters())
     alike = len(set(linears)) == 1
-    return Skeleton(named, linears, outside, _tracer(lm.config, model.trust_remote_code) if alike else None)
+    return Skeleton(named, linears, outside, _tracer(lm.config, model.trust_remote_code, file) if alike else None)
 
 
 _TRACERS: dict[tuple[str, bool], Traced] = {}
 
 
-def _tracer(config: Any, remote_code: bool) -> Traced:
+def _tracer(config: Any, remote_code: bool, file: Path | None) -> Traced:
     """One for a config in a process: what it found is not looked for again."""
-    return _TRACERS.setdefault((config.to_json_string(), remote_code), Traced(config, remote_code))
+    key = (config.to_json_string(), remote_code)
+    if key not in _TRACERS or _TRACERS[key].file != file:
+        _TRACERS[key] = Traced(config, remote_code, file)
+    return _TRACERS[key]
 
 
 def _build(model: Model, found: FoundConfig) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import logging
 import weakref
 from collections.abc import Callable, Iterator
@@ -16,31 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten
 from transformers import AutoModelForCausalLM, masking_utils
 
-from tunesmith.data.cache import code_hash
-from tunesmith.folder import cache_root, write_atomically
 from tunesmith.model.facts import Asked, Bytes, Kept
 from tunesmith.model.forward import decoder_layers
+from tunesmith.model.known import keep_answers, known_answers
 
 _DOCUMENTS, _LENGTHS = 2, (16, 32, 64)
-_ANSWERS: TypeAdapter[list[tuple[Asked, Kept | None]]] = TypeAdapter(list[tuple[Asked, Kept | None]])
 
 
 class Traced:
     """Answers what is kept, given what trains; None where this model cannot be traced. Answers are remembered."""
 
-    def __init__(self, config: Any, remote_code: bool) -> None:
-        self.config, self.remote_code = config, remote_code
+    def __init__(self, config: Any, remote_code: bool, file: Path | None = None) -> None:
+        self.config, self.remote_code, self.file = config, remote_code, file
         self.models: dict[str, tuple[Any, FakeTensorMode]] = {}
-        # code of the model's own may change under its config
-        self.file = None if remote_code else _place(config)
-        self.answers: dict[Asked, Kept | None] = _read(self.file)
+        self.answers = known_answers(file)
 
     def __call__(self, asked: Asked) -> Kept | None:
         """Bytes kept in front of the layer, in it, for all layers together, and behind them."""
@@ -54,7 +47,7 @@ class Traced:
                 self.answers[asked] = None
             finally:
                 said.disabled = before
-            _write(self.file, self.answers)
+            keep_answers(self.file, self.answers)
         return self.answers[asked]
 
     def _trace(self, asked: Asked) -> Kept:
@@ -80,37 +73,6 @@ class Traced:
                 )
             self.models[str(dtype)] = without_dropout(lm).train(), mode
         return self.models[str(dtype)]
-
-
-# ---- answers of earlier processes ----
-
-
-def _place(config: Any) -> Path | None:
-    """Where the answers for a config lie: of these libraries and of this room's very code."""
-    # a config's words are its JSON
-    told = (str(config), torch.__version__, transformers.__version__, code_hash("model"))
-    try:
-        return cache_root() / "traced" / f"{hashlib.sha256(repr(told).encode()).hexdigest()[:32]}.json"
-    except RuntimeError:  # no home directory
-        return None
-
-
-def _read(file: Path | None) -> dict[Asked, Kept | None]:
-    """What was answered before; nothing where that cannot be read."""
-    try:
-        return dict(_ANSWERS.validate_json(file.read_bytes())) if file else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(file: Path | None, answers: dict[Asked, Kept | None]) -> None:
-    """Keep them. A place that cannot be written is no reason to fail a plan."""
-    try:
-        if file:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, _ANSWERS.dump_json(list(answers.items())).decode())
-    except OSError:
-        return
 
 
 def _let_train(lm: nn.Module, names: frozenset[str], dtype: torch.dtype) -> None:

@@ -110,6 +110,8 @@ class Setting:
             length=batch.tokens / batch.documents,
             optimizer=recipe.optim.optimizer,
             answer_tokens=ANSWER_SHARE * tokens * self.answers,
+            padding=batch.computed,
+            share=batch.share,
         )
 
     def _mean(self, tokens: int) -> MicroBatch:
@@ -139,8 +141,8 @@ class Setting:
         """A step on a machine of this kind, for comparing loads."""
         size = numbers(load.trains, load.bf16)
         tokens = self.shape.tokens / self.shape.steps if self.shape else self.step_tokens
-        pieces = max(1.0, tokens / load.tokens)
-        stretch = Stretch(tokens, tokens * load.targets / load.tokens, self.attended, pieces)
+        computed, pieces = tokens * load.padding, load.micro_batches(tokens)
+        stretch = Stretch(computed, tokens * load.targets / load.tokens, self.attended, pieces)
         return train_work(load, load.trains, size, stretch).seconds(self.table_speed)
 
     @property

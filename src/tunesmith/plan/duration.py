@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, Numbers, Trains, layer_costs, recomputed_layers
+from tunesmith.plan.activations import FP32, Numbers, Trains, asking_share, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
 from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load, head_rows
@@ -24,7 +24,9 @@ from tunesmith.tuning.footprint import trainable_parameters
 CARD_SHARE = 0.45
 # Held against steps of three models, three methods and two lengths on one processor core (docs/plan.md).
 FLOPS_SHARE = 0.92  # of the rate just measured, over all the products of a step
-TRAFFIC_PER_SAVED_BYTE = 7.2  # writes and reads of a byte kept for the backward pass, over the whole step
+# A byte that a layer writes on its way forward is written and read so often, there and on the way back; more where
+# it is computed again. Kept or not kept: what the backward pass makes again costs the same traffic.
+TRAFFIC_FORWARD, TRAFFIC_BACKWARD, TRAFFIC_ADAPTER = 2.1, 6.3, 2.0
 HEAD_TRAFFIC = 9 * FP32  # a logit: made, exponentiated, turned into its gradient
 UPDATE_TRAFFIC = 14 * FP32  # a trained weight: AdamW reads four numbers and writes three; clipping reads one
 ACCUMULATE_TRAFFIC = 3 * FP32
@@ -36,12 +38,13 @@ SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
 # document of few tokens costs what blocks of FLOOR cost.
 SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
 FLOOR = 80
-# bf16 on a processor compiles each product for its shape, and packed micro-batches have ever new ones: as many
-# operators' time a micro-batch, and more of it where adapters add their own narrow products.
-COMPILED, COMPILED_WITH_ADAPTERS = 1100, 1780
+# bf16 on a processor compiles each product for its shape, and micro-batches have ever new ones: as many operators'
+# time for each number of rows (all tokens; those that the last layer and the head are asked for), 50 ms, as oneDNN
+# says itself: 11 products of a model whose weights train, 32 smaller ones with adapters.
+COMPILED = 1100
 # What matrix units gain over fp32 in all the products of a step grows with their width, to a limit; without them
 # bf16 is made up from fp32. Beside the products it gains nothing: numbers are widened, and made narrow again.
-BF16_WIDTH, BF16_MOST, BF16_WITHOUT_UNITS, BF16_NUMBER = 128, 5.0, 0.5, 2.4
+BF16_WIDTH, BF16_MOST, BF16_WITHOUT_UNITS, BF16_NUMBER = 38, 5.0, 0.5, 2.4
 # Below this a machine counts as having nothing else to do.
 HARDLY_BUSY = 1.1
 # Element-wise work gains less from a second core than products do.
@@ -216,8 +219,8 @@ def _layer_work(
     forward = 2 * facts.linear_parameters + 2 * facts.attention_size * stretch.length
     back = 2 * facts.linear_parameters + 5 * facts.attention_size * stretch.length if cost.flows else 0.0
     flops = (1 + again) * (forward + extra) + back + 2 * extra + 2 * learnt
-    kept = cost.saved or _forward_bytes(facts, size)
-    traffic = kept * TRAFFIC_PER_SAVED_BYTE * (1 + again / 4 if cost.flows else 0.25)
+    traffic = _forward_bytes(facts, size) * ((1 + again) * TRAFFIC_FORWARD + TRAFFIC_BACKWARD * cost.flows)
+    traffic += TRAFFIC_ADAPTER * sum(one.linear.inputs + one.linear.outputs for one in added) * size.compute
     thirds = 3 + again if cost.flows else 1
     read = (
         stretch.micro_batches
@@ -226,10 +229,9 @@ def _layer_work(
         * (2 + again if cost.flows else 1)
     )
     operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(added))
-    if (
-        load.device == "cpu" and load.bf16 and layer == facts.layers - 1
-    ):  # layers of one shape share what was compiled
-        operators += thirds / 3 * (COMPILED_WITH_ADAPTERS if added else COMPILED)
+    if load.device == "cpu" and load.bf16 and layer == facts.layers - 1:  # layers share what was compiled
+        narrow = not recomputed and asking_share(facts, stretch.tokens, round(stretch.targets)) is not None
+        operators += thirds / 3 * COMPILED * (1 + narrow)
     return Work(
         stretch.tokens * flops,
         stretch.tokens * traffic + read,

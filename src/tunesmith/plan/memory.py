@@ -61,7 +61,8 @@ Checkpointing = Literal["off", "full"] | int
 @dataclass(frozen=True, slots=True)
 class Load:
     """What memory depends on. `frozen_bytes` an element of a frozen weight; slack as in activations.py;
-    `length`: mean tokens of a document."""
+    `length`: mean tokens of a document. For the time: `padding`, tokens computed for one of the data's, and `share`,
+    that of a micro-batch which one token of the data is (0: micro-batches are full)."""
 
     facts: ModelFacts
     tuning: Tuning
@@ -81,6 +82,12 @@ class Load:
     answer_tokens: int = 0  # tokens whose keys and values are held at once while answers are generated
     trunk: int = 0  # layers whose outputs are kept on disk
     let_go: bool = False  # the weights of these layers are not held meanwhile
+    padding: float = 1.0
+    share: float = 0.0
+
+    def micro_batches(self, tokens: float) -> float:
+        """How many a step of so many tokens takes, on average."""
+        return max(1.0, tokens * self.share if self.share else tokens / self.tokens)
 
     @property
     def trains(self) -> Trains:

@@ -93,7 +93,7 @@ def _words(data: Prepared, template: ChatTemplate, tokenizer: PreTrainedTokenize
             break
     special = set(tokenizer.all_special_ids)
     plain = [token for token in learnt if token not in special]
-    characters = len(str(tokenizer.decode(plain)))
+    characters = len(str(tokenizer.backend_tokenizer.decode(plain)))
     pad = tokenizer.pad_token_id
     return WordFacts(
         tokens=len(tokenizer),

@@ -7,7 +7,7 @@ report.json measures the same parts (evaluation/report.py); plan/measured.py com
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.plan.activations import numbers
@@ -104,7 +104,9 @@ def held_out_tokens(recipe: Recipe, shape: RunShape, summary: DataSummary | None
 
 def step_work(load: Load, shape: RunShape, length: float) -> Work:
     """What a mean step asks for."""
-    return train_work(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
+    step = _mean_step(load, shape, length)
+    step = replace(step, tokens=step.tokens * load.padding)
+    return train_work(load, load.trains, numbers(load.trains, load.bf16), step)
 
 
 def step_flops(load: Load, shape: RunShape, length: float) -> float:
@@ -114,7 +116,7 @@ def step_flops(load: Load, shape: RunShape, length: float) -> float:
 
 def _mean_step(load: Load, shape: RunShape, length: float) -> Stretch:
     tokens, targets = shape.tokens / shape.steps, shape.targets / shape.steps
-    return Stretch(tokens, targets, length, max(1.0, tokens / load.tokens))
+    return Stretch(tokens, targets, length, load.micro_batches(tokens))
 
 
 def _attended(shape: RunShape, summary: DataSummary | None) -> float:

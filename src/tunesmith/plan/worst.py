@@ -24,12 +24,17 @@ SHORTEST_IN_GROUP = 0.8
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """What it holds. slots: places attended, padding between documents included."""
+    """What it holds. slots: places attended, padding between documents included.
+
+    Of the steps it comes from: `computed` tokens for one of the data's (more than 1 where rows are padded), and the
+    `share` of a micro-batch that one token of the data is; 0: not known."""
 
     tokens: int
     targets: int
     documents: int
     slots: int
+    computed: float = 1.0
+    share: float = 0.0
 
 
 Worst = Callable[[int], MicroBatch]
@@ -49,13 +54,15 @@ def worst_among(steps: Sequence[tuple[ndarray, ndarray]], packing: bool) -> Wors
     @lru_cache(maxsize=64)
     def worst(size: int) -> MicroBatch:
         found = [batch for length, target in steps for batch in _cut(length, target, size, packing)]
-        tokens = max(batch.tokens for batch in found)
+        tokens, own = max(batch.tokens for batch in found), sum(int(length.sum()) for length, _ in steps)
         full = [batch for batch in found if batch.tokens >= NEAR * tokens]
         return MicroBatch(
             tokens,
             max(batch.targets for batch in found),
             max(batch.documents for batch in full),
             round(tokens * max(batch.slots / batch.tokens for batch in full)),
+            sum(batch.tokens for batch in found) / own,
+            len(found) / own,
         )
 
     return worst
