@@ -10,6 +10,7 @@ import pytest
 
 from tunesmith.model.facts import facts_from_config
 from tunesmith.plan.activations import (
+    APART_FROM,
     INDEX,
     layer_costs,
     numbers,
@@ -138,6 +139,23 @@ def test_saved_bytes_of_every_family_are_exact(family: str, tuning: Tuning, bf16
     # Gemma and Cohere: a norm's weight, or a mean, that the last layer keeps twice
     near = 0.002 * ("gemma" in family or "cohere" in family)
     assert predicted(config, tuning, 32, targets, bf16=bf16) == pytest.approx(measured, rel=near)
+
+
+# mutation tried: apart=None (16 bytes a token too many); one mask for all documents
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gemma2"])
+@pytest.mark.parametrize("documents", [[40, 40], [33, 48, 39]], ids=["alike", "unlike"])
+def test_documents_attended_where_they_stand_keep_no_places(family: str, documents: list[int]) -> None:
+    from tunesmith.kernels.documents import APART_FROM as FROM
+
+    assert FROM == APART_FROM
+    config = {**SHAPE, "model_type": family, **TOKENS, **OTHERS.get(family, {})}
+    facts, tokens = facts_from_config(config), sum(documents)
+    trains, length = what_trains(TUNINGS[4], facts), sum(n * n for n in documents) / sum(documents)
+    # all is learnt: the last layer, which gathers those that ask, does not differ
+    measured, targets = count_saved(config, TUNINGS[4], documents, bf16=False, unlearnt=1)
+    found = saved_bytes(facts, trains, numbers(trains, False), tokens, targets, length=length, apart=1.0)
+    assert round(found.total) == measured
+
 
 
 # mutation tried: leaving out silu's copy, keeping a frozen layer's input, k and v not repeated

@@ -102,12 +102,14 @@ def test_bf16_on_a_processor_compiles_for_every_number_of_rows() -> None:
 
     # all tokens, and those that the last layer is asked for
     assert operators(True, "cpu", 2) - operators(False, "cpu", 2) == pytest.approx(2 * 2 * duration.COMPILED)
-    assert operators(True, "cpu", 2, 4096) - operators(False, "cpu", 2, 4096) == pytest.approx(2 * duration.COMPILED)
+    assert duration.COMPILED > 10 * duration.OPERATORS_PER_ADAPTER
+    assert operators(True, "cpu", 2, 4096) - operators(False, "cpu", 2, 4096) == pytest.approx(
+        2 * duration.COMPILED
+    )
     assert operators(True, "cuda", 2) == operators(False, "cuda", 2)
 
 
 def test_work_that_is_made_again_and_not_kept_takes_its_time_all_the_same() -> None:
-    # mutation tried: traffic by what is kept; TRAFFIC_ADAPTER = 0
     lora, full = work(Lora(method="lora")), work(Full(method="full"))
     update = duration.UPDATE_TRAFFIC + 2 * duration.ACCUMULATE_TRAFFIC
     assert lora.bytes > full.bytes - update * FACTS.parameters

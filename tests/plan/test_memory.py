@@ -324,3 +324,11 @@ def test_the_head_holds_one_chunk_of_logits_and_never_a_second(targets: int, tra
     facts = replace(BASE.facts, vocab_size=vocabulary, hidden_size=size)
     forecast = _chunk(replace(BASE, facts=facts, targets=targets, frozen_bytes=4), 4)
     assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=2e-3)
+
+
+# mutation tried: saved_bytes told of no documents attended where they stand
+def test_documents_that_stand_end_to_end_on_a_processor_need_less() -> None:
+    packed = replace(BASE, length=64.0, slack=1.0)
+    for other in (replace(packed, packed=False), replace(packed, length=20.0)):
+        assert allocated(packed) < allocated(other)
+        assert not other.apart

@@ -124,7 +124,10 @@ def _place(model: Model) -> Path | None:
         return None
     try:
         files = sorted({file for pattern in _READ for file in folder.glob(pattern) if file.is_file()})
-        told = [(str(file.relative_to(folder)), remembered_hash(file, lambda file=file: _hash(file))) for file in files]  # type: ignore[misc]
+        told = [
+            (str(file.relative_to(folder)), remembered_hash(file, lambda file=file: _hash(file)))
+            for file in files
+        ]  # type: ignore[misc]
         told += [(name, version(name)) for name in ("transformers", "tokenizers")]
         digest = hashlib.sha256(repr((told, code_hash("model"), str(folder))).encode()).hexdigest()
         return cache_root() / "words" / f"{digest[:32]}.json"
@@ -146,7 +149,9 @@ def _folder(model: Model) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        found = try_to_load_from_cache(name, "tokenizer.json", revision=None if model.tokenizer else model.revision)
+        found = try_to_load_from_cache(
+            name, "tokenizer.json", revision=None if model.tokenizer else model.revision
+        )
     except ValueError:  # no name of a repository
         return None
     return Path(found).parent if isinstance(found, str) else None

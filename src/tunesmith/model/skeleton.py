@@ -86,7 +86,9 @@ def _skeleton(
     """What was counted; where all layers are alike, one of them can be traced."""
     named = tuple((name, parameter.numel()) for name, parameter in lm.named_parameters())
     alike = len(set(linears)) == 1
-    return Skeleton(named, linears, outside, _tracer(lm.config, model.trust_remote_code, file) if alike else None)
+    return Skeleton(
+        named, linears, outside, _tracer(lm.config, model.trust_remote_code, file) if alike else None
+    )
 
 
 _TRACERS: dict[tuple[str, bool], Traced] = {}

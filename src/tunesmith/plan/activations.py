@@ -27,6 +27,8 @@ INDEX = 8
 # What the last layer computes (kernels/documents.py): only learnt tokens, unless nearly all are; of a document of
 # which much is learnt, all queries attend.
 PRUNE_BELOW, SQUARE_FROM = 0.9, 0.5
+# Documents of so many tokens are attended where they stand, on a processor: nothing is gathered, or padded.
+APART_FROM = 32
 # Norms of what attention or feed-forward give, before it joins the stream; Gemma's "post_attention" is one too.
 _ON_A_BRANCH = ("post_self_attn", "post_mlp", "post_feedforward")
 _BEFORE_FEED_FORWARD = "pre_feedforward_layernorm"
@@ -120,11 +122,13 @@ def layer_cost(
     slack: float,
     narrow: float | None = None,
     length: float = 0.0,
+    apart: float | None = None,
 ) -> LayerCost:
     """Saved bytes of decoder layer `layer`; `flows` says whether its input needs a gradient.
 
     slack: attended slots a token (padding of documents of unlike length that are attended together), >= 1.
-    narrow: the share of tokens that ask, where not all do.
+    narrow: the share of tokens that ask, where not all do. apart: slots a token of documents that are attended where
+    they stand, if they are; the last layer gathers those that ask all the same.
     """
     if facts.skeleton is not None:
         return unknown_layer_cost(facts, trains, layer, flows, size, length)
@@ -141,7 +145,8 @@ def layer_cost(
     learns = _queries_keys_values(walk, facts, norm, fewer)
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
-        _attend(walk, facts, narrow, slack, length)
+        alone = apart is not None and narrow is None
+        _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     if facts.parallel:
@@ -176,7 +181,9 @@ def _queries_keys_values(walk: Walk, facts: ModelFacts, flows: bool, fewer: bool
     return learns
 
 
-def _attend(walk: Walk, facts: ModelFacts, narrow: float | None, slack: float, length: float) -> None:
+def _attend(
+    walk: Walk, facts: ModelFacts, narrow: float | None, slack: float, length: float, alone: bool
+) -> None:
     """What attention itself keeps."""
     family, size = facts.spelling, walk.size
     # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
@@ -187,7 +194,10 @@ def _attend(walk: Walk, facts: ModelFacts, narrow: float | None, slack: float, l
     if not family.capped_attention:
         queries += facts.attention_size * size.compute + facts.heads * FP32
     walk.saved += slack * keys + _rotation(facts, size) * (family.rotary_each and narrow is None)
-    walk.fixed += round(length**2) * family.capped_attention
+    if family.capped_attention and alone:  # a mask each
+        walk.saved += length
+    elif family.capped_attention:
+        walk.fixed += round(length**2)
     if narrow is None:
         walk.saved += slack * queries
     else:
@@ -240,17 +250,19 @@ def saved_bytes(
     recomputed: int = 0,
     length: float = 0.0,
     offload: bool = False,
+    apart: float | None = None,
 ) -> Saved:
     """Bytes kept for the backward pass of a micro-batch of documents of `length`, learnt tokens apart.
 
     recomputed: so many layers, the first that gradients reach, keep only their input; offload: not even that.
+    apart: as for a layer.
     """
-    costs = layer_costs(facts, trains, size, slack, None, length)
+    costs = layer_costs(facts, trains, size, slack, None, length, apart)
     again = recomputed_layers(costs, recomputed)
     last = facts.layers - 1
     narrow = None if last in again else asking_share(facts, tokens, targets)
     if narrow is not None:
-        costs = layer_costs(facts, trains, size, slack, narrow, length)
+        costs = layer_costs(facts, trains, size, slack, narrow, length, apart)
     asking = [tokens] * last + [tokens if narrow is None else targets]
     whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
     one = 0 if offload else tokens * facts.hidden_size * size.residual
@@ -268,7 +280,8 @@ def saved_bytes(
     )
     shared = unknown_shared(facts, trains, size, tokens, costs, length)
     if shared is None:
-        shared = tokens * _shared(facts, trains, size, slack, length)
+        slots = 0.0 if apart is not None else slack / (1 + trains.virtual_keys / length) if length else slack
+        shared = tokens * _shared(facts, size, slots)
     return Saved(whole, kept, again, shared * stored, ends)
 
 
@@ -287,12 +300,13 @@ def layer_costs(
     slack: float,
     narrow: float | None = None,
     length: float = 0.0,
+    apart: float | None = None,
 ) -> tuple[LayerCost, ...]:
     """What each layer keeps, from the input to the output; `narrow` is for the last."""
     flows, costs = trains.begins, list[LayerCost]()
     for layer in range(facts.layers):
         fewer = narrow if layer == facts.layers - 1 else None
-        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer, length))
+        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer, length, apart))
         flows = costs[-1].flows
     return tuple(costs)
 
@@ -330,11 +344,12 @@ def _ends(
     return ends + tokens * INDEX * trains.embedding
 
 
-def _shared(facts: ModelFacts, trains: Trains, size: Numbers, slack: float, length: float) -> float:
-    """Kept once for all layers, bytes a token: the rotation's cosine and sine, the documents' places and slots."""
-    # learnt keys have no slots, and documents that a processor attends where they stand none at all: 16 bytes too many
-    slots = slack / (1 + trains.virtual_keys / length) if length else slack
-    return (0 if facts.spelling.rotary_each else _rotation(facts, size)) + INDEX + INDEX * slots
+def _shared(facts: ModelFacts, size: Numbers, slots: float) -> float:
+    """Kept once for all layers, bytes a token: the rotation's cosine and sine, the documents' places and slots.
+
+    slots: for a token; learnt keys have none, nor have documents that are attended where they stand."""
+    rotation = 0 if facts.spelling.rotary_each else _rotation(facts, size)
+    return rotation + (INDEX + INDEX * slots if slots else 0)
 
 
 def _rotation(facts: ModelFacts, size: Numbers) -> int:

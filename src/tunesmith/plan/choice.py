@@ -112,6 +112,7 @@ class Setting:
             answer_tokens=ANSWER_SHARE * tokens * self.answers,
             padding=batch.computed,
             share=batch.share,
+            packed=recipe.data.packing,
         )
 
     def _mean(self, tokens: int) -> MicroBatch:

@@ -17,6 +17,7 @@ from typing import Literal
 from tunesmith.kernels.chunks import PIECE_ELEMENTS, TABLE_BLOCK, bytes_a_logit, rows_per_chunk
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
+    APART_FROM,
     FP32,
     INDEX,
     Saved,
@@ -84,6 +85,7 @@ class Load:
     let_go: bool = False  # the weights of these layers are not held meanwhile
     padding: float = 1.0
     share: float = 0.0
+    packed: bool = True  # documents end to end, no row padded
 
     def micro_batches(self, tokens: float) -> float:
         """How many a step of so many tokens takes, on average."""
@@ -114,7 +116,21 @@ class Load:
     @property
     def attended(self) -> float:
         """Slots attended a token computed: padding within a group, and learnt keys in front of each document."""
-        return self.slack * (1 + virtual_keys(self.tuning) / self.length)
+        return (1.0 if self.apart else self.slack) * self._with_keys
+
+    @property
+    def gathered(self) -> float:
+        """The same where documents are laid side by side, whatever their length: in the last layer."""
+        return self.slack * self._with_keys
+
+    @property
+    def apart(self) -> bool:
+        """Whether documents are attended where they stand."""
+        return self.packed and self.device == "cpu" and self.length >= APART_FROM
+
+    @property
+    def _with_keys(self) -> float:
+        return 1 + virtual_keys(self.tuning) / self.length
 
 
 def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
@@ -252,7 +268,8 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     size = numbers(trains, load.bf16)
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
-        facts, trains, size, load.computed, load.targets, load.attended, load.recomputed, load.length, load.offload
+        facts, trains, size, load.computed, load.targets, load.gathered, load.recomputed, load.length, load.offload,
+        load.attended if load.apart else None,
     )  # fmt: skip
     count, at_once = len(found.recomputed), 2  # inputs on their way, out or back (model/offload.py)
     away, beside_one = load.away * min(at_once, count), load.away * (min(at_once, count) - 1)
