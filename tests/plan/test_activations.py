@@ -157,7 +157,6 @@ def test_documents_attended_where_they_stand_keep_no_places(family: str, documen
     assert round(found.total) == measured
 
 
-
 # mutation tried: leaving out silu's copy, keeping a frozen layer's input, k and v not repeated
 @pytest.mark.parametrize("tuning", TUNINGS, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)

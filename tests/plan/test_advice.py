@@ -116,6 +116,10 @@ GOOD: dict[str, Situation] = {
         runs=(PAST, replace(PAST, limit=None), replace(PAST, limit=None, tuning="full", parameters=10**6))
     ),
     "a tokenizer that suits": Situation(data=replace(ROWS, words=WORDS)),
+    "words that are common": Situation(data=replace(ROWS, words=replace(WORDS, distance=1.18))),
+    "far words, and a rank for them": Situation(
+        {"tuning": {"method": "lora", "rank": 64}}, data=replace(ROWS, words=replace(WORDS, distance=1.9))
+    ),
     "tasks of unlike size, and none drowns": Situation(
         data=replace(ROWS, source_tokens=(1000, 4000, 9000)),
     ),
@@ -176,6 +180,7 @@ TRIGGERS: dict[str, Situation] = {
     "length_wastes_memory": Situation(data=replace(ROWS, longest=2000, usual_longest=400), room=0.8),
     "quantised_without_need": Situation({"tuning": {"method": "qlora"}}, device=CARD),
     "vocabulary_extension": Situation(data=replace(ROWS, words=replace(WORDS, tokens_a_character=1.9))),
+    "far_domain": Situation(data=replace(ROWS, words=replace(WORDS, distance=1.36))),
     "pad_is_stop": Situation(data=replace(ROWS, words=replace(WORDS, pad_is_stop=True))),
 }
 

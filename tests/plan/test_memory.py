@@ -315,14 +315,14 @@ def test_the_head_holds_one_chunk_of_logits_and_never_a_second(targets: int, tra
     import torch
 
     from tunesmith.kernels import head
-    from tunesmith.plan.memory import _chunk
+    from tunesmith.plan.head import chunk_bytes
 
     vocabulary, size = 50_000, 32
     hidden = torch.randn(targets, size, requires_grad=True)
     weight = torch.randn(vocabulary, size, requires_grad=trains)
     most = peak_of(lambda: head.summed_loss(hidden, weight, torch.zeros(targets, dtype=torch.long)))
     facts = replace(BASE.facts, vocab_size=vocabulary, hidden_size=size)
-    forecast = _chunk(replace(BASE, facts=facts, targets=targets, frozen_bytes=4), 4)
+    forecast = chunk_bytes(replace(BASE, facts=facts, targets=targets, frozen_bytes=4), 4)
     assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=2e-3)
 
 

@@ -11,7 +11,8 @@ from tunesmith.model.quantised import Held, hold
 from tunesmith.plan.choice import RunShape
 from tunesmith.plan.device import Device
 from tunesmith.plan.forecast import make_plan
-from tunesmith.plan.memory import Load, _chunk, forecast_memory, held_tables
+from tunesmith.plan.head import chunk_bytes
+from tunesmith.plan.memory import Load, forecast_memory, held_tables
 from tunesmith.recipe import Lora, parse
 from tunesmith.tuning.combinations import table_problems
 
@@ -58,7 +59,7 @@ def test_the_head_holds_a_piece_of_the_vocabulary_at_once(bits, monkeypatch):
     from tunesmith.kernels import head
     from tunesmith.kernels.tables import Table
 
-    for module in ("tunesmith.kernels.tables", "tunesmith.plan.memory"):
+    for module in ("tunesmith.kernels.tables", "tunesmith.plan.head"):
         monkeypatch.setattr(f"{module}.PIECE_ELEMENTS", 2**18)
     vocabulary, size, targets = 20_000, 64, 600
     table = Table.of(torch.randn(vocabulary, size), bits)
@@ -66,7 +67,7 @@ def test_the_head_holds_a_piece_of_the_vocabulary_at_once(bits, monkeypatch):
     most = peak_of(lambda: head.summed_loss(hidden, table, torch.zeros(targets, dtype=torch.long)))
     facts = replace(BASE.facts, vocab_size=vocabulary, hidden_size=size)
     tuning = Lora(method="lora", tables=bits)
-    forecast = _chunk(replace(BASE, facts=facts, targets=targets, frozen_bytes=4, tuning=tuning), 4)
+    forecast = chunk_bytes(replace(BASE, facts=facts, targets=targets, frozen_bytes=4, tuning=tuning), 4)
     assert most == pytest.approx(forecast, rel=0.02)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,19 +69,18 @@ def bench(
 def _speed(recipe: str | None, overrides: tuple[str, ...], steps: int, reporter: Reporter) -> dict[str, Any]:
     """The recipe's document; without one, the demo's recipe on the bundled model."""
     from tunesmith import run
-    from tunesmith.app.stage import write_recipe
-    from tunesmith.recipe import load
+    from tunesmith.app.stage import recipe_text
+    from tunesmith.recipe import load, parse
+    from tunesmith.recipe.plain_yaml import parse_yaml
 
-    file = recipe
-    if file is None:
-        with tempfile.TemporaryDirectory() as place:
-            write_recipe(Path(place) / "bundled.yaml")
-            chosen = load(Path(place) / "bundled.yaml", list(overrides))
+    if recipe is None:
+        name = "the bundled recipe"
+        chosen = parse(parse_yaml(recipe_text(), name), where=name, overrides=overrides)
     else:
-        chosen = load(file, list(overrides))
+        chosen = load(recipe, list(overrides))
     # what a step takes that computes every layer
     compute = chosen.compute.model_copy(update={"trunk_cache": "off"})
     work = run.prepare(chosen.model_copy(update={"compute": compute}), reporter)
     from tunesmith.bench.speed import bench_speed  # loads torch: only for a recipe that can be run
 
-    return {"recipe": file or "bundled", **bench_speed(work, steps, reporter)}
+    return {"recipe": recipe or "bundled", **bench_speed(work, steps, reporter)}

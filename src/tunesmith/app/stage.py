@@ -161,14 +161,19 @@ def known_paths(folder: RunFolder) -> tuple[Path, ...]:
     return (*(getattr(folder, name) for name in names + more), folder.export("merged").parent)
 
 
-def write_recipe(place: Path) -> None:
-    """The bundled recipe with full paths, so that it can be run again from anywhere."""
+def recipe_text() -> str:
+    """The bundled recipe with full paths, so that it can be run from anywhere."""
     text = bundled.path("recipes/demo.yaml").read_text(encoding="utf-8")
 
     def full(found: re.Match[str]) -> str:
         return json.dumps(str(bundled.path(found[1])), ensure_ascii=False)
 
-    write_atomically(place, re.sub(r"(?<=: )((?:model|data)(?:/[\w.-]+)?)(?=[,}\s])", full, text))
+    return re.sub(r"(?<=: )((?:model|data)(?:/[\w.-]+)?)(?=[,}\s])", full, text)
+
+
+def write_recipe(place: Path) -> None:
+    """The same as a file."""
+    write_atomically(place, recipe_text())
 
 
 def peak_bytes() -> int:

@@ -336,6 +336,7 @@ RULES: tuple[Rule, ...] = (
     data_rules.task_imbalance,
     data_rules.no_answers_in_pretraining,
     data_rules.small_method_for_knowledge,
+    word_rules.far_domain,
     data_rules.few_rows,
     data_rules.many_rows,
     data_rules.base_or_chat,

@@ -16,7 +16,8 @@ from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import FP32, Numbers, Trains, asking_share, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
-from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load, head_rows
+from tunesmith.plan.head import head_rows
+from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
 from tunesmith.plan.walk import LayerCost
 from tunesmith.tuning.footprint import trainable_parameters
 

@@ -18,7 +18,16 @@ from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed, find_speed
 from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
 from tunesmith.plan.measured import stated
-from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, forecast_memory, galore_states
+from tunesmith.plan.memory import (
+    COMPILED,
+    COMPILED_BYTES,
+    RUN_BYTES,
+    STATE_BYTES,
+    Checkpointing,
+    Load,
+    forecast_memory,
+    galore_states,
+)
 from tunesmith.plan.peak import Memory
 from tunesmith.plan.reach import reach
 from tunesmith.plan.timing import (
@@ -171,7 +180,7 @@ def make_plan(
     """
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
-    memory = with_copy(_with_stated_error(forecast_memory(load), device, facts), load, device)
+    memory = with_copy(_with_stated_error(_of_run(forecast_memory(load), load), device, facts), load, device)
     spans, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     close = nearest(rungs)
@@ -266,6 +275,15 @@ def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Mem
         allocated_error_share=error.allocated_share,
         held_against=error.rows,
     )
+
+
+def _of_run(memory: Memory, load: Load) -> Memory:
+    """With what a whole run has in memory beside its steps."""
+    terms = dict(memory.terms)
+    terms["framework"] += RUN_BYTES[load.device]
+    if load.device == "cpu" and load.bf16:
+        terms[COMPILED] = COMPILED_BYTES
+    return replace(memory, terms=terms)
 
 
 def checkpoint_bytes(load: Load) -> int:

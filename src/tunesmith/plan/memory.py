@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.kernels.chunks import PIECE_ELEMENTS, TABLE_BLOCK, bytes_a_logit, rows_per_chunk
+from tunesmith.kernels.chunks import TABLE_BLOCK
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     APART_FROM,
@@ -30,6 +30,7 @@ from tunesmith.plan.activations import (
     what_trains,
 )
 from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
+from tunesmith.plan.head import chunk_bytes, head_bytes
 from tunesmith.plan.measured import UNMEASURED
 from tunesmith.plan.peak import Memory
 from tunesmith.plan.slack import allocator_slack
@@ -37,8 +38,12 @@ from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
-# Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like.
+# Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like. A whole run
+# has more in memory than its steps: what reads, evaluates, generates and writes; in bf16 on a processor also the
+# products that were compiled for ever new shapes (both measured on runs of the bundled model, docs/plan.md).
 FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
+RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
+COMPILED, COMPILED_BYTES = "compiled products", 100 * 2**20
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
@@ -178,11 +183,18 @@ def _static(load: Load, phase: str) -> dict[str, int]:
         "adapters": added * FP32,
         "optimiser states": 0 if around else round(_states(load, trainable)),
         "gradients": 0,
+        "batch": round(_batch(load)),
         "saved activations": 0,
         "keys and values": 0,
         "live layer": 0,
         "head": 0,
     }
+
+
+def _batch(load: Load) -> float:
+    """Ids, targets, places and documents of a micro-batch; and what the frozen layers gave, where that is read."""
+    states = load.facts.hidden_size * numbers(load.trains, load.bf16).residual * (load.trunk > 0)
+    return load.computed * (4 * INDEX + states)
 
 
 def _weights(load: Load, names: Collection[str], sizes: Mapping[str, int]) -> int:
@@ -281,7 +293,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     live = _live(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
     kept = {"gradients": earlier, "saved activations": saved + away}
-    loss, backward = _head(load, size.compute, table if head_trains else 0)
+    loss, backward = head_bytes(load, size.compute, table if head_trains else 0)
     phases: dict[str, dict[str, float]] = {
         "loss": {**kept, "head": loss},
         "backward of the head": {**kept, "head": backward},
@@ -309,19 +321,6 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     return phases
 
 
-def _head(load: Load, compute: int, table: int) -> tuple[float, float]:
-    """What the head holds at the loss and in its backward; table: bytes of its gradient, where it trains.
-
-    A model that runs through its own forward makes all logits at once, and that gradient only afterwards.
-    """
-    if load.facts.own_forward is None:
-        # the head's own gradient, scaled, beside the one it was kept as
-        return table + _chunk(load, compute), 2 * table
-    learnt = load.targets * load.facts.vocab_size * FP32
-    logits = load.computed * load.facts.vocab_size * compute + learnt
-    return logits + learnt, logits + table
-
-
 def _share_above(found: Saved, facts: ModelFacts) -> float:
     """Share of the layers that stand above those that are recomputed."""
     return (facts.layers - found.recomputed.stop) / facts.layers
@@ -344,7 +343,7 @@ def _evaluation(load: Load, compute: int) -> dict[str, float]:
     attention = 2 * stream + 3 * heads + repeated
     numbers = max(attention, 4 * stream + 3 * facts.intermediate_size) + 2 * facts.head_dim
     layer = load.computed * (numbers * compute + 6 * INDEX)
-    head = _chunk(load, compute, learns=False)
+    head = chunk_bytes(load, compute, learns=False)
     if facts.own_forward:
         head = load.computed * facts.vocab_size * (compute + FP32)
     return {"live layer": layer} if layer > head else {"head": head}
@@ -372,32 +371,3 @@ def _live(load: Load, trains: Trains, compute: int) -> float:
     # capped scores, made again: raw, capped, masked, their shares and two gradients
     scores = 6 * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
     return load.computed * (max(mlp, attention) * compute + scores) + own + wide
-
-
-def _alive(load: Load, compute: int, learns: bool = True) -> int:
-    """Bytes alive for each logit of a chunk."""
-    return bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
-
-
-def head_rows(load: Load, compute: int, learns: bool = True) -> int:
-    """Rows of logits made at once."""
-    card = load.card_bytes if load.device == "cuda" else None
-    return rows_per_chunk(load.facts.vocab_size, card, _alive(load, compute, learns))
-
-
-def _chunk(load: Load, compute: int, learns: bool = True) -> float:
-    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider.
-
-    A head in few bits is cast a piece at a time. Where nothing is learnt logarithms stand beside the logits.
-    """
-    facts, rows = load.facts, min(load.targets, head_rows(load, compute, learns))
-    stored = FP32 if load.trains.head(facts) else load.frozen_bytes
-    cast = facts.embedding_parameters * compute if stored != compute else 0
-    if load.tuning.tables != 16:
-        wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
-        if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
-            wide = compute if load.device == "cuda" else 1 + 2 * FP32
-        cast = min(PIECE_ELEMENTS, facts.embedding_parameters) * wide
-        cast += rows * facts.hidden_size * FP32  # the sum over the pieces
-    logits = rows * facts.vocab_size * _alive(load, compute, learns)
-    return logits + load.targets * facts.hidden_size * compute + cast

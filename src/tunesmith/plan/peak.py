@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# What is no tensor.
+BESIDE = ("allocator", "framework", "compiled products")
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -29,7 +32,7 @@ class Memory:
     @property
     def allocated_bytes(self) -> int:
         """Of those, bytes of tensors."""
-        return sum(count for name, count in self.terms.items() if name not in ("allocator", "framework"))
+        return sum(count for name, count in self.terms.items() if name not in BESIDE)
 
     @property
     def device_bytes(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tunesmith.data.samples import IGNORED
+from tunesmith.plan.distance import distance
 from tunesmith.plan.words_advice import WordFacts
 
 if TYPE_CHECKING:
@@ -93,12 +94,13 @@ def _words(data: Prepared, template: ChatTemplate, tokenizer: PreTrainedTokenize
             break
     special = set(tokenizer.all_special_ids)
     plain = [token for token in learnt if token not in special]
-    characters = len(str(tokenizer.backend_tokenizer.decode(plain)))
+    text = str(tokenizer.backend_tokenizer.decode(plain))
     pad = tokenizer.pad_token_id
     return WordFacts(
         tokens=len(tokenizer),
         pad_is_stop=pad is not None and pad in template.stop_ids,
-        tokens_a_character=len(plain) / characters if characters >= LEAST_CHARACTERS else None,
+        tokens_a_character=len(plain) / len(text) if len(text) >= LEAST_CHARACTERS else None,
+        distance=distance(text, tokenizer.backend_tokenizer),
     )
 
 

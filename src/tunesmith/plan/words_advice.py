@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunesmith.plan.case import Advice, Case
+from tunesmith.recipe import LowRank
 
 # An embedding is often padded to a round number, and some models keep rows free on purpose.
 SPARE_ROWS, SPARE_SHARE = 1024, 0.05
 COSTLY_TOKENS_A_CHARACTER = 1.0
 ENOUGH_ROWS = 1000
+FAR, FAR_RANK = 1.25, 64
 
 
 @dataclass(frozen=True, slots=True)
 class WordFacts:
-    """What rules ask of a tokenizer. tokens_a_character: measured on the first training rows, None if too few."""
+    """What rules ask of a tokenizer. Measured on the first training rows, None where they say too little:
+    tokens_a_character, and distance, tokens a word against general English (distance.py)."""
 
     tokens: int
     pad_is_stop: bool
     tokens_a_character: float | None
+    distance: float | None = None
 
 
 def vocabulary_mismatch(case: Case) -> Advice | None:
@@ -64,4 +68,21 @@ def vocabulary_extension(case: Case) -> Advice | None:
         "write it that much quicker. It makes answers faster, hardly better, and must be trained on much text first; "
         "a model made for this language is the simpler way. tunesmith vocab measures both",
         "note 001, points 10 and 11",
+    )
+
+
+def far_domain(case: Case) -> Advice | None:
+    """Words that the model has seldom read, and an update too small to learn them."""
+    words, tuning = case.data.words if case.data is not None else None, case.recipe.tuning
+    if words is None or case.data is None or words.distance is None or words.distance < FAR or case.new_model:
+        return None
+    if case.data.rows < ENOUGH_ROWS or not isinstance(tuning, LowRank) or tuning.rank >= FAR_RANK:
+        return None
+    return Advice(
+        "far_domain",
+        f"the words of this data fall into {words.distance:.1f} times as many tokens as those of general English: the "
+        f"model has seldom read them. An update of rank {tuning.rank} learns a form rather than such a domain: a "
+        "larger one does more, as does learning from its texts first (stages: pretrain, then sft)",
+        "arXiv:2405.09673, LoRA Learns Less and Forgets Less; how it is measured, and its limits: docs/advice.md",
+        {"tuning.rank": FAR_RANK},
     )

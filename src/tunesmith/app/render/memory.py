@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tunesmith.app.render import base
+from tunesmith.plan.peak import BESIDE
 
 WIDTH = 44
 # In the order in which they are stacked; the same colours in the terminal and in a file.
@@ -24,18 +25,17 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "live layer": ("bright_green", "#a3b18a"),
     "keys and values": ("bright_cyan", "#90be6d"),
     "head": ("red", "#c8553d"),
+    "batch": ("bright_yellow", "#e9c46a"),
+    "checkpoint copy": ("bright_blue", "#4a7fb0"),
     "allocator": ("bright_black", "#9aa5b1"),
+    "compiled products": ("bright_magenta", "#b392ac"),
     "framework": ("white", "#c9d1d9"),
 }
 
 
 def phases(plan: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
     """Each phase with its terms, what libraries hold beside tensors included."""
-    beside = {
-        term["name"]: term["bytes"]
-        for term in plan["memory"]["terms"]
-        if term["name"] in ("allocator", "framework")
-    }
+    beside = {term["name"]: term["bytes"] for term in plan["memory"]["terms"] if term["name"] in BESIDE}
     return [
         (phase["name"], {**{term["name"]: term["bytes"] for term in phase["terms"]}, **beside})
         for phase in plan["memory"].get("phases", [])

@@ -1,0 +1,53 @@
+"""What the output head holds: a chunk of logits and what is made of them, or all of them in a model's own forward."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tunesmith.kernels.chunks import PIECE_ELEMENTS, bytes_a_logit, rows_per_chunk
+from tunesmith.plan.activations import FP32
+
+if TYPE_CHECKING:
+    from tunesmith.plan.memory import Load
+
+
+def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
+    """What the head holds at the loss and in its backward; table: bytes of its gradient, where it trains.
+
+    A model that runs through its own forward makes all logits at once, and that gradient only afterwards.
+    """
+    if load.facts.own_forward is None:
+        # the head's own gradient, scaled, beside the one it was kept as
+        return table + chunk_bytes(load, compute), 2 * table
+    learnt = load.targets * load.facts.vocab_size * FP32
+    logits = load.computed * load.facts.vocab_size * compute + learnt
+    return logits + learnt, logits + table
+
+
+def _alive(load: Load, compute: int, learns: bool = True) -> int:
+    """Bytes alive for each logit of a chunk."""
+    return bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
+
+
+def head_rows(load: Load, compute: int, learns: bool = True) -> int:
+    """Rows of logits made at once."""
+    card = load.card_bytes if load.device == "cuda" else None
+    return rows_per_chunk(load.facts.vocab_size, card, _alive(load, compute, learns))
+
+
+def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
+    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider.
+
+    A head in few bits is cast a piece at a time. Where nothing is learnt logarithms stand beside the logits.
+    """
+    facts, rows = load.facts, min(load.targets, head_rows(load, compute, learns))
+    stored = FP32 if load.trains.head(facts) else load.frozen_bytes
+    cast = facts.embedding_parameters * compute if stored != compute else 0
+    if load.tuning.tables != 16:
+        wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
+        if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
+            wide = compute if load.device == "cuda" else 1 + 2 * FP32
+        cast = min(PIECE_ELEMENTS, facts.embedding_parameters) * wide
+        cast += rows * facts.hidden_size * FP32  # the sum over the pieces
+    logits = rows * facts.vocab_size * _alive(load, compute, learns)
+    return logits + load.targets * facts.hidden_size * compute + cast
