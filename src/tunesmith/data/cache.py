@@ -232,6 +232,6 @@ def clear(older_than_days: float | None = None) -> tuple[list[Entry], list[Entry
             gone.append(entry)
     if older_than_days is None:
         shutil.rmtree(cache_root() / "stamps", ignore_errors=True)
-        for kept in ("traced", "words"):
-            shutil.rmtree(cache_root() / kept, ignore_errors=True)
+        for small in ("traced", "words"):
+            shutil.rmtree(cache_root() / small, ignore_errors=True)
     return gone, kept

@@ -127,7 +127,7 @@ def _place(model: Model) -> Path | None:
         told = [
             (str(file.relative_to(folder)), remembered_hash(file, lambda file=file: _hash(file)))
             for file in files
-        ]  # type: ignore[misc]
+        ]
         told += [(name, version(name)) for name in ("transformers", "tokenizers")]
         digest = hashlib.sha256(repr((told, code_hash("model"), str(folder))).encode()).hexdigest()
         return cache_root() / "words" / f"{digest[:32]}.json"
