@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DataError, UserError
 from tunesmith.events import Reporter
-from tunesmith.opened import tokenizer_of, words_for_plan
+from tunesmith.model.words import tokenizer_of, words_for_plan
 from tunesmith.readable import require_model, require_readable, require_sources
 from tunesmith.recipe import Recipe
 

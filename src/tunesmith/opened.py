@@ -14,10 +14,11 @@ from tunesmith.errors import FolderError, RecipeError
 from tunesmith.evaluation.tasks import read_tasks
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, read_json
-from tunesmith.model.adapted import PROMPTS, has_tokenizer, is_adapter, read_adapter
+from tunesmith.model.adapted import PROMPTS, is_adapter, read_adapter
 from tunesmith.model.config import read_config
 from tunesmith.model.run_recipe import recipe_of, trained_run
 from tunesmith.model.trained import trained_folder
+from tunesmith.model.words import tokenizer_of
 from tunesmith.readable import require_openable
 from tunesmith.recipe import Lora, Model, Prompt, PTuningV2, Recipe, Task, Tuning
 
@@ -107,39 +108,6 @@ def _attached(
     if onto == "dequantised":
         base = widen(base)
     return build(recipe.tuning).attach(base, adapter).eval()
-
-
-def tokenizer_of(model: Model) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model section; a run keeps its own beside what it trained."""
-    from tunesmith.model.load import load_tokenizer
-
-    return load_tokenizer(_tokenizers(model))
-
-
-def words_for_plan(model: Model) -> PreTrainedTokenizerFast:
-    """The same for what trains nothing: as an earlier process kept it, where one did, without transformers."""
-    from tunesmith.model.known_tokenizer import keep_tokenizer, recall_tokenizer
-
-    named = _tokenizers(model)
-    if (known := recall_tokenizer(named)) is not None:
-        return known  # type: ignore[return-value]
-    from tunesmith.model.load import load_tokenizer
-
-    loaded = load_tokenizer(named)
-    keep_tokenizer(named, loaded)
-    return loaded
-
-
-def _tokenizers(model: Model) -> Model:
-    """The model section whose tokenizer it is: that of a run, of an adapter, or of an adapter's base."""
-    if model.tokenizer is None and model.path is not None and is_run(model.path):
-        return Model(path=str(trained_folder(trained_run(model.path))))
-    if model.tokenizer is None and is_adapter(model.path):
-        adapter = read_adapter(model)
-        if not has_tokenizer(adapter.folder):
-            return _tokenizers(adapter.base)
-        return Model(path=str(adapter.folder), trust_remote_code=model.trust_remote_code)
-    return model
 
 
 def base_model(

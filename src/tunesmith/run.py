@@ -17,12 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.engine.faults import visit
-from tunesmith.errors import (
-    CheckpointError,
-    Interrupted,
-    Problem,
-    TunesmithError,
-)
+from tunesmith.errors import CheckpointError, Interrupted, Problem, TunesmithError
 from tunesmith.events import Failed, Finished, Recording, Reporter, Silent
 from tunesmith.folder import RunFolder, open_run, write_atomically, write_json, write_lines
 from tunesmith.looking import check, clean, show, stats, words_of
@@ -117,7 +112,7 @@ def prepare(
     device: to plan for another than the one that is here.
     ahead: what a stage will start from, while its model is yet to be trained.
     kept: where a run keeps its streams, and what it has of them. Without it a pipe is refused.
-    forecast: nothing is trained afterwards, so the tokenizer may be what an earlier process kept of it.
+    forecast: nothing is trained afterwards: the tokenizer may be as an earlier process kept it.
     """
     from tunesmith.data.cache import free_bytes as cache_room
     from tunesmith.data.doctor.tasks import leaked_items

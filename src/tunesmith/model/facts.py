@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from tunesmith.errors import ModelError
-from tunesmith.model.config import FoundConfig, read_config
+from tunesmith.model.config import read_config
 from tunesmith.model.families import FAMILIES, Family, flag, new_shape, own_forward_reason
 from tunesmith.model.stored import Kind, stored_kind
 from tunesmith.recipe import Model
@@ -217,27 +217,10 @@ def read_facts(model: Model) -> ModelFacts:
     if values["model_type"] in FAMILIES and not values.get("auto_map"):
         counted = facts_from_config(values, name=found.name, kind=found.kind)
     else:
-        counted = _counted(model, found)
+        from tunesmith.model.known import counted_facts
+
+        counted = counted_facts(model, found)
     return replace(counted, own_forward=reason, text_only=text_only)
-
-
-def _counted(model: Model, found: FoundConfig) -> ModelFacts:
-    """What an earlier process counted of such a config, else counted now, on the model without its weights."""
-    from tunesmith.model.known import place_of, recall, remember
-
-    # code of the model's own may change under its config
-    own_code = bool(found.values.get("auto_map")) and model.trust_remote_code
-    file = None if own_code else place_of(found.values)
-
-    def count() -> ModelFacts:
-        from tunesmith.model.skeleton import count_skeleton
-
-        return count_skeleton(model, found, file)
-
-    known = recall(file, count)
-    if known is None:
-        remember(file, known := count())
-    return replace(known, name=found.name, kind=found.kind)
 
 
 def facts_from_config(

@@ -18,7 +18,9 @@ from pydantic import TypeAdapter
 
 from tunesmith.data.cache import code_hash
 from tunesmith.folder import cache_root, write_atomically
+from tunesmith.model.config import FoundConfig
 from tunesmith.model.facts import Asked, Kept, ModelFacts, Skeleton
+from tunesmith.recipe import Model
 
 Answers = dict[Asked, Kept | None]
 
@@ -30,6 +32,23 @@ class _Document:
     facts: ModelFacts | None = None
     runs: bool = False
     answers: list[tuple[Asked, Kept | None]] = field(default_factory=list)
+
+
+def counted_facts(model: Model, found: FoundConfig) -> ModelFacts:
+    """What an earlier process counted of such a config, else counted now, on the model without its weights."""
+    # code of the model's own may change under its config
+    own_code = bool(found.values.get("auto_map")) and model.trust_remote_code
+    file = None if own_code else place_of(found.values)
+
+    def count() -> ModelFacts:
+        from tunesmith.model.skeleton import count_skeleton
+
+        return count_skeleton(model, found, file)
+
+    known = recall(file, count)
+    if known is None:
+        remember(file, known := count())
+    return replace(known, name=found.name, kind=found.kind)
 
 
 @cache
