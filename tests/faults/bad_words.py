@@ -68,6 +68,7 @@ CASES = [
     words("export {model} --to merged --out {dir}/x", "--adapter", "--out", code="user"),
     words("export {model} --to merged --onto somewhere", "tunesmith export", "somewhere"),
     words("methods lroa", "methods", "lroa", "lora", code="recipe"),
+    words("data check {dir}/rows.jsonl --model {dir}/nothing", "nothing", "", code="model"),
     words("methods --model {dir}/nothing", "nothing", "", code="model"),
     words("import {dir}/nothing.yaml", "nothing.yaml", "", code="recipe"),
     words("import {dir}/rows.jsonl", "rows.jsonl", "YAML", code="recipe"),

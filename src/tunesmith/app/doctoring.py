@@ -48,6 +48,7 @@ def data_check(
     from tunesmith import run
     from tunesmith.app.render import check, picture, pile
     from tunesmith.app.targets import recipe_of_files
+    from tunesmith.readable import require_model
 
     if examples < 1:
         raise UserError.at("--examples", f"must be at least 1, got {examples}", "try --examples 5")
@@ -56,6 +57,8 @@ def data_check(
     recipe = recipe_of_files(target, words, model)
     if model_score and recipe.model.path == ".":
         raise UserError.at("--model-score", "needs a model", "add --model MODEL")
+    if model is not None:
+        require_model(recipe.model)
     with reporting() as reporter:
         found = run.check(recipe, reporter, rules=rules or (), examples=examples, model_score=model_score)
     if png is not None:
