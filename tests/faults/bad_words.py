@@ -122,7 +122,10 @@ CASES = [
     words("export {dir}/r.yaml --to merged", "r.yaml", "is a recipe", "output", code="folder"),
     words("export {model} --to adapter", "model", "model folder", code="folder"),
     words(
-        "export {model} --to merged --adapter {dir}/no --out {dir}/full", "full", "no earlier", code="folder"
+        "export {model} --to merged --adapter {dir}/no --out {dir}/full",
+        "full",
+        "not made by this",
+        code="folder",
     ),
     words("export merged {dir}/run", "tunesmith export", "--to"),
     words("runs list {dir}/rows.jsonl", "rows.jsonl", "is a file", code="folder"),
