@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from tests.plan.test_forecast import CARD, SEVEN, plan
+from tunesmith.app.cli import main
 from tunesmith.app.planning import write_fitting
 from tunesmith.app.render import memory, plan_picture
-from tunesmith.errors import DoesNotFitError, FolderError, UserError
+from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.recipe import load
 
 RECIPE = "# ours\nmodel: some/model\ndata: {train: rows.jsonl}  # all of them\ntuning: full\n"
@@ -50,9 +51,11 @@ def test_the_fixed_recipe_does_not_run_into_the_old_ones_folder(
     assert write_fitting(str(recipe), [f"output={other}"], tight(), "asked.yaml") == other
 
 
-def test_a_file_is_never_overwritten(recipe: Path) -> None:
-    with pytest.raises(FolderError):
-        write_fitting(str(recipe), [], tight(), str(recipe))
+# mutation tried: without asking whether the file is free
+@pytest.mark.parametrize("flag", ["--fix", "--apply"])
+def test_a_file_is_never_overwritten(recipe: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(recipe), flag, str(recipe), "--json"]) == 2
+    assert "exists already" in capsys.readouterr().out
     assert recipe.read_text() == RECIPE
 
 

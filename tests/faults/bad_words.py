@@ -68,6 +68,8 @@ CASES = [
     words("export {model} --to merged --out {dir}/x", "--adapter", "--out", code="user"),
     words("export {model} --to merged --onto somewhere", "tunesmith export", "somewhere"),
     words("methods lroa", "methods", "lroa", "lora", code="recipe"),
+    words("plan {dir}/r.yaml --apply optim.lr", "--apply", "no .yaml", "--apply optim.yaml", code="user"),
+    words("plan {dir}/r.yaml --fix fixed", "--fix", "no .yaml", code="user"),
     words("data check {dir}/rows.jsonl --model {dir}/nothing", "nothing", "", code="model"),
     words("methods --model {dir}/nothing", "nothing", "", code="model"),
     words("import {dir}/nothing.yaml", "nothing.yaml", "", code="recipe"),

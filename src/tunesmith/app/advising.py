@@ -90,7 +90,10 @@ def plan(
     from tunesmith.app.render import plan as pages
     from tunesmith.app.render import plan_picture
     from tunesmith.recipe import load
+    from tunesmith.recipe.edit import require_new_recipe
 
+    if fix is not None:
+        require_new_recipe(Path(fix), "--fix")
     with reporting() as reporter:
         found = run.plan(load(recipe, overrides), reporter=reporter, **({"memory": memory} if memory else {}))
     if picture:
@@ -108,10 +111,10 @@ def write_advised(recipe: str, overrides: Sequence[str], out: str, memory: str |
     from tunesmith.folder import write_atomically
     from tunesmith.plan.cards import device_with
     from tunesmith.plan.device import find_device
-    from tunesmith.recipe.edit import require_free
+    from tunesmith.recipe.edit import require_new_recipe
     from tunesmith.search.advised import own_changes, require_recipe_text, take_advice
 
-    require_free(Path(out), "--apply")
+    require_new_recipe(Path(out), "--apply")
     text, own = require_recipe_text(recipe), own_changes(overrides)
     device = device_with(memory, find_device()) if memory else None
     with reporting() as reporter:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunesmith.errors import DoesNotFitError
 from tunesmith.folder import RunFolder, read_json, write_atomically
-from tunesmith.recipe.edit import require_free, with_changes
+from tunesmith.recipe.edit import with_changes
 from tunesmith.recipe.plain_yaml import parse_yaml
 
 
@@ -17,9 +17,8 @@ def write_fitting(recipe: str, overrides: Sequence[str], plan: dict[str, Any], o
     """Write the recipe with its overrides and the nearest change that fits, comments kept, to a new file.
 
     Its run gets a folder of its own where the old recipe's is there already; returned is which it has.
-    Raises DoesNotFitError where no rung of the ladder does; FolderError where the file exists.
+    Raises DoesNotFitError where no rung of the ladder does.
     """
-    require_free(Path(out), "--fix")
     if not plan["fits"] and plan["nearest"] is None:
         raise DoesNotFitError.at(
             "--fix", f"nothing that was tried fits into {plan['device']['name']}",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunesmith import bundled
 from tunesmith.errors import FolderError
-from tunesmith.recipe.edit import require_free
+from tunesmith.recipe.edit import require_free, require_new_recipe
 
 
 @contextmanager
@@ -17,8 +17,8 @@ def laid_out(recipe: Path, general: Path) -> Iterator[None]:
 
     Raises FolderError where one of them exists, or the folder cannot be written to.
     """
-    for file in (recipe, general):
-        require_free(file, "--output")
+    require_new_recipe(recipe, "--output")
+    require_free(general, "--output")
     try:
         recipe.parent.mkdir(parents=True, exist_ok=True)
         general.write_bytes((bundled.path("data") / "general_test.jsonl").read_bytes())

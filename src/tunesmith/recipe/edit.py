@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.errors import FolderError
+from tunesmith.errors import FolderError, UserError
 from tunesmith.recipe.document import Recipe, dump, parse, set_key
 from tunesmith.recipe.plain_yaml import parse_yaml
 
@@ -52,6 +52,14 @@ def require_free(path: Path, flag: str) -> None:
     """Raise FolderError where a file to be written exists: nothing of the user's is ever overwritten."""
     if path.exists():
         raise FolderError.at(str(path), "exists already", f"choose another {flag}, or move it away")
+
+
+def require_new_recipe(path: Path, flag: str) -> None:
+    """`require_free` of a file that is to hold a recipe. Raises UserError where its name says something else."""
+    if path.suffix not in (".yaml", ".yml"):
+        what = f"writes a whole recipe into a new file, and {str(path)!r} is no .yaml"
+        raise UserError.at(flag, what, f"{flag} {path.stem or 'recipe'}.yaml; one change alone: KEY=VALUE")
+    require_free(path, flag)
 
 
 def _in_place(text: str, changes: Mapping[str, Any]) -> str:
