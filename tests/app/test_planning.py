@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.plan.test_forecast import CARD, SEVEN, plan
 from tunesmith.app.cli import main
 from tunesmith.app.planning import write_fitting
-from tunesmith.app.render import memory, plan_picture
+from tunesmith.app.render import base, memory, plan_picture
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.recipe import load
 
@@ -85,3 +87,17 @@ def test_a_bar_is_as_long_as_its_phase() -> None:
     for _, terms in found:
         assert len(memory.bar(terms, most, 40).plain) == round(40 * sum(terms.values()) / most)
     assert {term for _, terms in found for term in terms} <= set(memory.COLOURS)
+
+
+# mutation tried: letters by first letter alone (two terms are c); colours asked of a file
+def test_without_colours_each_term_is_a_letter_of_its_own() -> None:
+    assert len(set(memory.LETTERS.values())) == len(memory.COLOURS) == len(memory.LETTERS)
+    drawn = {}
+    for kind in ("truecolor", None):
+        file = StringIO()
+        Console(file=file, width=100, color_system=kind, theme=base.THEME).print(memory.stacked(tight()))
+        drawn[kind] = file.getvalue()
+    assert memory.FULL in drawn["truecolor"]
+    assert memory.FULL not in drawn[None]
+    assert "www" in drawn[None]
+    assert "w\u00a0weights" in drawn[None]

@@ -62,6 +62,16 @@ def test_what_fits_as_asked_is_its_own_nearest() -> None:
     assert (rung.name, dict(rung.change), rung.slowdown) == ("as asked", {}, pytest.approx(1.0))
 
 
+# mutation tried: what a whole run has beside its steps added to the plan alone, not to its rungs
+def test_the_first_rung_needs_what_the_plan_says() -> None:
+    found = plan(
+        SEVEN, device=replace(CPU, bf16=True), tuning={"method": "full"}, compute={"precision": "bf16"}
+    )
+    first = found.largest["ladder"][0]
+    assert (first["name"], found.fits) == ("as asked", False)
+    assert first["peak_bytes"] == found.memory.peak_bytes
+
+
 def test_where_nothing_fits_there_is_no_nearest() -> None:
     assert nearest(climb_down(setting(1))) is None
     found = plan(SEVEN, device=replace(CARD, memory_bytes=GIB))

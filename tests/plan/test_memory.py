@@ -94,7 +94,7 @@ def allocated(load: Load) -> int:
 
 def allocated_in_a_step(load: Load) -> int:
     """The same, evaluation left out."""
-    return forecast_memory(load, evaluates=False).allocated_bytes
+    return forecast_memory(load, whole_run=False).allocated_bytes
 
 
 def measure_step(config: dict[str, Any], load: Load, micro_batches: int) -> int:

@@ -80,7 +80,7 @@ class Cell:
 
     def forecast(self, device: Any) -> Memory:
         """Of a step; these cells do not evaluate."""
-        return forecast_memory(self.load(device), evaluates=False)
+        return forecast_memory(self.load(device), whole_run=False)
 
     def to_json(self) -> dict[str, Any]:
         """As one process tells another."""

@@ -257,7 +257,7 @@ def _memory(ready: Bench, timed: range) -> dict[str, Any]:
     else:
         before = sum(tensor.numel() * tensor.element_size() for tensor in held(ready.stepper))
         allocated = before + peak_of(lambda: ready.take(step + 1, samples, weight))
-    forecast = forecast_memory(work.plan.load, evaluates=False)
+    forecast = forecast_memory(work.plan.load, whole_run=False)
     record(
         Row(
             work.device.kind, work.device.name, f"bench {work.facts.family} {work.recipe.tuning.method}",

@@ -19,9 +19,6 @@ from tunesmith.plan.duration import Speed, find_speed
 from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
 from tunesmith.plan.measured import stated
 from tunesmith.plan.memory import (
-    COMPILED,
-    COMPILED_BYTES,
-    RUN_BYTES,
     STATE_BYTES,
     Checkpointing,
     Load,
@@ -180,7 +177,7 @@ def make_plan(
     """
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
-    memory = with_copy(_with_stated_error(_of_run(forecast_memory(load), load), device, facts), load, device)
+    memory = with_copy(_with_stated_error(forecast_memory(load), device, facts), load, device)
     spans, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     close = nearest(rungs)
@@ -275,15 +272,6 @@ def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Mem
         allocated_error_share=error.allocated_share,
         held_against=error.rows,
     )
-
-
-def _of_run(memory: Memory, load: Load) -> Memory:
-    """With what a whole run has in memory beside its steps."""
-    terms = dict(memory.terms)
-    terms["framework"] += RUN_BYTES[load.device]
-    if load.device == "cpu" and load.bf16:
-        terms[COMPILED] = COMPILED_BYTES
-    return replace(memory, terms=terms)
 
 
 def checkpoint_bytes(load: Load) -> int:

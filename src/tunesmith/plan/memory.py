@@ -138,13 +138,13 @@ class Load:
         return 1 + virtual_keys(self.tuning) / self.length
 
 
-def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
-    """The dearest phase of a step, or of the evaluations between steps."""
+def forecast_memory(load: Load, whole_run: bool = True) -> Memory:
+    """The dearest phase of a step; of a whole run also of what comes between steps, and what it has beside them."""
     found = _phases(load) | _phases_around(load)
     phases = {
         phase: {**_static(load, phase), **{name: round(count) for name, count in terms.items()}}
         for phase, terms in found.items()
-        if evaluates or phase not in (*AROUND, BETWEEN)
+        if whole_run or phase not in (*AROUND, BETWEEN)
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = dict(phases[phase])
@@ -152,7 +152,9 @@ def forecast_memory(load: Load, evaluates: bool = True) -> Memory:
         phases["loss"] if phase == BACK else terms
     )  # what steps have left in the allocator is there to the end
     terms["allocator"] = round(allocator_slack(load, moved))
-    terms["framework"] = FRAMEWORK_BYTES[load.device]
+    terms["framework"] = FRAMEWORK_BYTES[load.device] + (RUN_BYTES[load.device] if whole_run else 0)
+    if whole_run and load.device == "cpu" and load.bf16:
+        terms[COMPILED] = COMPILED_BYTES
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)
     return Memory(
         terms, phases, phase, error_share, CONTEXT_BYTES[load.device], host_bytes=round(_host_bytes(load))

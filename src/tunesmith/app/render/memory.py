@@ -1,14 +1,16 @@
-"""Memory as stacked bars: a bar a phase of the step, a colour a term, the device's size as the end of the scale.
+"""Memory as stacked bars: a bar a phase of the step, a colour a term, the dearest phase as the end of the scale.
 
-loss                 ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▒▒▒▒▒▒▒▒▒▒▒▒▒▒░░░░│  2.1 GiB
+loss                 ▇▇▇▇▇▇▇▇▇▇▇▇▇▇▒▒▒▒▒▒▒▒▒▒▒▒▒▒░░░░  2.1 GiB
+Where nothing has a colour (a file, NO_COLOR) each term is drawn with its letter: wwwwwwwooooooogggg.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.text import Text
 
 from tunesmith.app.render import base
@@ -31,6 +33,11 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "compiled products": ("bright_magenta", "#b392ac"),
     "framework": ("white", "#c9d1d9"),
 }
+FULL = "█"
+LETTERS: Mapping[str, str] = {name: name[0] for name in COLOURS} | {
+    "allocator": ".",
+    "compiled products": "p",
+}
 
 
 def phases(plan: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
@@ -42,40 +49,50 @@ def phases(plan: Mapping[str, Any]) -> list[tuple[str, dict[str, int]]]:
     ]
 
 
-def stacked(plan: Mapping[str, Any]) -> RenderableType | None:
+def stacked(plan: Mapping[str, Any]) -> Stacked | None:
     """A bar for each phase, on one scale, and what the colours mean."""
-    found = phases(plan)
-    if not found:
-        return None
-    most = max(sum(terms.values()) for _, terms in found)
-    rows = [
-        (
-            Text(name, "strong" if name == plan["memory"]["phase"] else ""),
-            bar(terms, most, WIDTH),
-            Text(base.size(sum(terms.values()))),
-        )
-        for name, terms in found
-    ]
-    return Group(base.table(["phase", "", ""], rows, right=[2]), base.indent(legend(found)))
+    return Stacked(plan) if phases(plan) else None
 
 
-def bar(terms: Mapping[str, int], whole: int, width: int) -> Text:
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """Drawn when the console is known: in colours where it has some."""
+
+    plan: Mapping[str, Any]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        found, coloured = phases(self.plan), bool(console.color_system) and not console.no_color
+        most = max(sum(terms.values()) for _, terms in found)
+        rows = [
+            (
+                Text(name, "strong" if name == self.plan["memory"]["phase"] else ""),
+                bar(terms, most, WIDTH, coloured),
+                Text(base.size(sum(terms.values()))),
+            )
+            for name, terms in found
+        ]
+        table = base.table(["phase", "", ""], rows, right=[2])
+        yield Group(table, base.indent(legend(found, coloured)))
+
+
+def bar(terms: Mapping[str, int], whole: int, width: int, coloured: bool = True) -> Text:
     """One stacked bar: each term as many characters as its share, rounded so that the sum is right."""
     drawn, sofar = Text(no_wrap=True), 0
     for name, (style, _) in COLOURS.items():
         begin = round(width * sofar / whole) if whole else 0
         sofar += terms.get(name, 0)
         end = round(width * sofar / whole) if whole else 0
-        drawn.append("█" * (end - begin), style)
+        drawn.append((FULL if coloured else LETTERS[name]) * (end - begin), style)
     return drawn
 
 
-def legend(found: list[tuple[str, dict[str, int]]]) -> Text:
-    """The terms that are there, each in its colour."""
+def legend(found: list[tuple[str, dict[str, int]]], coloured: bool = True) -> Text:
+    """The terms that are there, each in its colour or with its letter."""
     seen = {name for _, terms in found for name, count in terms.items() if count}
     words = Text()
     for name, (style, _) in COLOURS.items():
         if name in seen:
             # spaces that do not break: a colour stays with its word
-            words.append("█\u00a0", style).append(name.replace(" ", "\u00a0"), "quiet").append("  ")
+            sign = FULL if coloured else LETTERS[name]
+            words.append(f"{sign}\u00a0", style).append(name.replace(" ", "\u00a0"), "quiet").append("  ")
     return words

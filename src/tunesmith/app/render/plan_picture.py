@@ -1,4 +1,4 @@
-"""The forecast as a PNG or SVG: stacked bars of each phase against the device, and the ladder below.
+"""The forecast as a PNG or SVG: stacked bars of each phase against the device; where it does not fit, the ladder too.
 
 loss       ██████▓▓▓▓▓▓▒▒▒░    │        bars: terms in GiB; line: the device's memory
 as asked   ████████████████████│██      rungs: what fits is filled, with the slow-down of a step
@@ -27,7 +27,7 @@ def save(plan: Mapping[str, Any], file: Path, title: str) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rungs = plan["largest"].get("ladder", [])
+    rungs = [] if plan["fits"] else plan["largest"].get("ladder", [])
     rows = len(plan["memory"]["phases"]) + len(rungs)
     settings: Any = {"font.size": 9, "text.color": INK, "svg.fonttype": "none", "svg.hashsalt": "tunesmith"}
     settings |= dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), QUIET)
@@ -48,7 +48,7 @@ def _draw(figure: Any, plan: Mapping[str, Any], title: str, rungs: list[dict[str
     found, room = phases(plan), plan["device"]["memory_bytes"] / GIB
     grid = figure.add_gridspec(
         2 if rungs else 1, 1, height_ratios=[len(found), len(rungs)] if rungs else None, left=0.235,
-        right=0.9, top=1 - 1.2 / height, bottom=0.5 / height, hspace=1.3 / (len(found) or 1),
+        right=0.9, top=1 - 1.2 / height, bottom=0.5 / height, hspace=2.2 / (len(found) or 1),
     )  # fmt: skip
     figure.text(
         0.03, 1 - 0.3 / height, f"memory forecast  {title}", fontsize=13, fontweight="bold", va="center"
