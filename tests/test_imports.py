@@ -45,7 +45,7 @@ VERBS = [
     (0, ["check", "rows.jsonl"]),
     (2, ["check", "nothing.jsonl"]),
     (2, ["check", "nothing.jsonl", "--model", "MODEL"]),
-    (0, ["check", "rows.jsonl", "--model", "./none"]),
+    (2, ["check", "rows.jsonl", "--model", "./none"]),
     (2, ["stats", "nothing.jsonl", "--model", "MODEL"]),
     (2, ["show", "nothing.jsonl", "--model", "MODEL"]),
     (0, ["clean", "rows.jsonl", "--out", "cleaned"]),

@@ -76,7 +76,7 @@ def test_the_goal_follows_from_the_data(tmp_path: Path) -> None:
 
 def test_a_small_memory_gives_a_recipe_that_fits_it(tmp_path: Path) -> None:
     rows = str(write_rows(tmp_path / "rows.jsonl", 120))
-    small = Device("cpu", "a small processor", 580 * 2**20, bf16=False)
+    small = Device("cpu", "a small processor", 640 * 2**20, bf16=False)
     found = begin(str(bundled.path("model")), [rows], None, small, GENERAL)
     assert found.plan["fits"]
     assert found.plan["device"]["memory_bytes"] == small.memory_bytes
