@@ -49,6 +49,7 @@ CASES = [
     words("train {dir}/r.yaml --stop-after many", "tunesmith train", "many"),
     words("train {dir}/r.yaml --stop-after 0", "--stop-after", "at least 1", code="user"),
     words("train {dir}/r.yaml --stop-after -3", "--stop-after", "", code="user"),
+    words("train {dir}/r.yaml#chat", "r.yaml#chat", "one stage", "all of it", code="recipe"),
     words("train {dir}/r.yaml extra", "extra", "override", code="recipe"),
     words("plan {dir}/r.yaml --fast", "tunesmith plan", "fast"),
     words("eval", "tunesmith eval", ""),
