@@ -195,7 +195,10 @@ def _no_recipe(path: Path) -> tuple[str, str]:
             return "is no file", "the recipe comes first, then the keys: tunesmith train RECIPE optim.lr=2e-4"
         whole, mark, _ = str(path).rpartition("#")
         if mark and Path(whole).is_file():
-            return "is one stage of a recipe", f"give all of it, {whole}; single stages are for lr-find and sweep"
+            return (
+                "is one stage of a recipe",
+                f"give all of it, {whole}; single stages are for lr-find and sweep",
+            )
         return "", "give the path of a recipe file, as UTF-8 text"
     if (path / "recipe.yaml").is_file():
         return "is a folder with a recipe in it", f"give {folder}/recipe.yaml"
