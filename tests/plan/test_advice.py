@@ -329,6 +329,14 @@ def test_between_ten_and_a_hundred_thousand_rows_either_variant_does() -> None:
     assert variant_for(200_000, True)[0] == "chat"
 
 
+# mutation tried: both rules of the rank speak
+def test_a_rank_is_told_once() -> None:
+    wide = Situation({"tuning": {"method": "lora", "rank": 100}}, TINY, data=replace(ROWS, rows=500))
+    assert [
+        found.change["tuning.rank"] for found in advise(wide.case()) if "tuning.rank" in found.change
+    ] == [16]
+
+
 def test_a_rank_is_lowered_to_a_power_of_two() -> None:
     (advice,) = advise(Situation({"tuning": {"method": "lora", "rank": 100}}, TINY).case())
     rank = advice.change["tuning.rank"]

@@ -275,9 +275,9 @@ def quantised_without_need(case: Case) -> Advice | None:
 
 
 def rank_without_gain(case: Case) -> Advice | None:
-    """An update nearly as large as the weights it updates."""
+    """An update nearly as large as the weights it updates; where the rows ask for less, they say so."""
     tuning = case.recipe.tuning
-    if not isinstance(tuning, LowRank):
+    if not isinstance(tuning, LowRank) or rank_against_data(case):
         return None
     targets = targets_of(tuning.targets, case.facts, 0)
     weights = sum(linear.inputs * linear.outputs for linear in targets)
