@@ -151,6 +151,7 @@ def test_fillers_go_where_they_stand_alone(text: str, clean: str) -> None:
     ("text", "right"),
     [
         ("我以经到了", "我已经到了"), ("以经济为中心", "以经济为中心"), ("因该是的", "应该是的"),
+        ("我门去，因该很好玩", "我们去，应该很好玩"), ("在我门口等", "在我门口等"), ("他门都来了", "他们都来了"),
         ("因该公司破产", "因该公司破产"), ("银行帐户", "银行账户"), ("蚊帐", "蚊帐"), ("做的很好", "做得很好"),
         ("高兴的说着", "高兴地说着"), ("I could of gone", "I could have gone"),
         ("he could of course", "he could of course"), ("Recieved `recieve`", "Received `recieve`"),
