@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.faults.bad_rows import GOOD
 from tests.faults.trying import Case, Content
 
@@ -153,7 +155,13 @@ CASES = [
     words("bench optim.lrr=2", "optim.lrr", "not a known key", "lr", code="recipe"),
     words("init --model {model}", "tunesmith init", "--data"),
     words("init --model {dir}/no --data {dir}/rows.jsonl --output new.yaml", "no$", "no such", code="model"),
-    words("init --model {dir}/rows.jsonl --data {model} --output new.yaml", "model", "", code="data"),
+    words("init --model {dir}/rows.jsonl --data {model} --output new.yaml", "model", "", code="model"),
+    replace(
+        words(
+            "init --model {dir}/no --data {dir}/no.jsonl --output n.yaml", "no.jsonl", "exist", code="model"
+        ),
+        problems=2,
+    ),
     words("init --model {model} --data {dir}/no.jsonl --output new.yaml", "no.jsonl", "exist", code="data"),
     words("init --model {model} --data {dir}/a.png --output new.yaml", "a.png", "kind", code="data"),
     words(

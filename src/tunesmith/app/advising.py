@@ -41,8 +41,11 @@ def init(
     from tunesmith.app.render import advised as pages
     from tunesmith.plan.cards import device_with
     from tunesmith.plan.device import find_device
+    from tunesmith.readable import require_readable
+    from tunesmith.recipe import parse
     from tunesmith.search.begin import begin, to_json
 
+    require_readable(parse({"model": model, "data": {"train": list(data)}}), rows="shown")
     here = find_device()
     device = device_with(memory, here) if memory else here
     file = Path(output)
