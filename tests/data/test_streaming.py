@@ -157,7 +157,9 @@ def test_what_no_checkpoint_needs_is_let_go(tmp_path: Path) -> None:
         sizes.append(len(list((tmp_path / "run").rglob("shard-*.bin"))))
         assert len((tmp_path / "run" / "windows.jsonl").read_text().splitlines()) < 12
     plan.close()
-    assert max(sizes[20:]) <= max(sizes[:10]) < 12
+    assert max(sizes) < 12
+    # how far the reader is ahead at one moment is chance, that it stays there is not
+    assert sum(sizes[20:]) / len(sizes[20:]) <= sum(sizes[:10]) / 10 + 1
     with pytest.raises(DataError, match="let go"):
         plan.rows_of(200)
     assert plan.rows_of(0).size, "the head stays: methods may look at the first rows again"
