@@ -148,10 +148,10 @@ class Cutter:
         """The end of the step where it parts no dialogue, if enough of the step is left."""
         if end == len(ends) or not follows[end] or follows[at:end].all():
             return end
-        whole = end - 1 - int(np.argmin(follows[at:end][::-1]))
+        dialogue = end - 1 - int(np.argmin(follows[at:end][::-1]))  # its first row
         began = self._consumed - self.tokens[-1]
-        left, most = (int(ends[place - 1]) if place else self._consumed for place in (whole, end))
-        return whole if left - began >= LEAST_FILLED * (most - began) else end
+        left, most = (int(ends[place - 1]) if place else self._consumed for place in (dialogue, end))
+        return dialogue if left - began >= LEAST_FILLED * (most - began) else end
 
     def _limit(self, done: float | ndarray) -> ndarray | float:
         """Tokens of a step when a share `done` of the run is behind (note 001, point 24)."""

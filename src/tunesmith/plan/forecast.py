@@ -18,13 +18,7 @@ from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed, find_speed
 from tunesmith.plan.ladder import Rung, climb_down, nearest, next_down
 from tunesmith.plan.measured import stated
-from tunesmith.plan.memory import (
-    STATE_BYTES,
-    Checkpointing,
-    Load,
-    forecast_memory,
-    galore_states,
-)
+from tunesmith.plan.memory import STATE_BYTES, Checkpointing, Load, forecast_memory, galore_states
 from tunesmith.plan.peak import Memory
 from tunesmith.plan.reach import reach
 from tunesmith.plan.timing import (
