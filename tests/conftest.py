@@ -4,6 +4,7 @@ where `auto` decides, so that they say the same on a processor with bf16 matrix 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,3 +20,11 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> object:
         patch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("TUNESMITH_FAST_BF16", "0")
         yield
+
+
+@pytest.fixture
+def hangup_heard() -> Iterator[None]:
+    """Under `nohup` a closed terminal is not heard, nor by what a test starts; the tests of it hear it all the same."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)

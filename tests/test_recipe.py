@@ -263,6 +263,18 @@ def test_overrides_are_yaml_and_reach_into_sections(tmp_path: Path):
     assert load(path, ["model.revision=abc"]).model.path == "m"
 
 
+def test_overrides_reach_the_items_of_a_list(tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "data": {"train": ["a", {"path": "b"}]}}), encoding="utf-8")
+    read = load(path, ["data.train.0.weight=3", "data.train.1.path=c"])
+    assert [(source.path, source.weight) for source in read.data.train] == [("a", 3), ("c", None)]
+    for key in ("data.train.2.weight", "data.train.x", "data.train.-1.path"):
+        with pytest.raises(RecipeError, match="names no item of a list of 2"):
+            load(path, [f"{key}=1"])
+    path.write_text(yaml.safe_dump({**SMALL, "data": {"train": "a"}}), encoding="utf-8")
+    assert load(path, ["data.train.weight=3"]).data.train[0].path == "a"
+
+
 def test_overrides_that_are_none_are_named(tmp_path: Path):
     path = tmp_path / "r.yaml"
     path.write_text(yaml.safe_dump(SMALL), encoding="utf-8")

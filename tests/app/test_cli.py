@@ -18,6 +18,8 @@ from tunesmith import run
 from tunesmith.app import cli
 from tunesmith.errors import DataError, Interrupted, Problem
 
+pytestmark = pytest.mark.usefixtures("hangup_heard")
+
 RECIPE = "model: some/model\ndata: {train: rows.jsonl}\noutput: runs/x\n"
 PLAN = {
     "fits": True,

@@ -153,7 +153,7 @@ def test_all_bad_rows_are_named_together(tmp_path: Path) -> None:
     assert where[f"{one}:2"].startswith("broken_json")
     assert where[f"{one}:3"].startswith("empty_answer")
     assert where[f"{two}:2"].startswith("missing_key")
-    assert "3 bad rows" in where["data"]
+    assert len(where) == 3
     assert "on_bad_row=drop" in error.value.problems[-1].fix
 
 

@@ -173,6 +173,15 @@ def test_shares_of_tokens_come_out_as_asked(weight, epochs, batch_tokens):
     assert sum(plan.realised) == pytest.approx(1)
 
 
+# mutation tried: windows that end at whole ones only (0.70 of 0.75 after a fifth of an epoch)
+@given(st.floats(0.05, 0.95), st.integers(400, 4000), st.integers(0, 5))
+def test_shares_are_met_where_a_run_ends_within_an_epoch(share, tokens, seed):
+    sources = (random_samples(300, seed), random_samples(200, seed + 1))
+    plan = plan_steps(sources, (share, 1 - share), Tokens(tokens=tokens), 100, seed)
+    longest = max(int(source.lengths.max()) for source in sources)
+    assert plan.realised[0] == pytest.approx(share, abs=(100 + 2 * longest) / int(plan.step_tokens.sum()))
+
+
 def test_the_general_group_gets_its_ratio_of_tokens():
     sources = tuple(in_blocks(n, 3, seed=n) for n in (100, 50, 400, 300))
     groups = ("domain", "domain", "general", "general")

@@ -274,7 +274,7 @@ def test_bad_rows_of_many_pieces_are_told_together(tmp_path: Path, small_pieces:
             run(path, workers=workers, on_bad_row="error")
         where = [problem.where for problem in error.value.problems]
         lines = [n + 1 for n, text in enumerate(Path(path).read_text().splitlines()) if text == "{"]
-        assert where == [*(f"{path}:{line}" for line in lines), "data"][:51]
+        assert where == [f"{path}:{line}" for line in lines]
 
 
 # mutation tried: the open shards are held by strong references, as before

@@ -18,6 +18,8 @@ from tunesmith.errors import FolderError, Interrupted
 from tunesmith.folder import RunFolder, read_json
 from tunesmith.recipe import Recipe, parse
 
+pytestmark = pytest.mark.usefixtures("hangup_heard")
+
 
 @pytest.fixture(autouse=True)
 def _no_fault(monkeypatch: pytest.MonkeyPatch) -> None:

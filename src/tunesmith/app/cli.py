@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cyclopts
-from cyclopts import App, CycloptsError, Group
+from cyclopts import App, CycloptsError, Group, MissingArgumentError
 
 from tunesmith import __version__
 from tunesmith.app import advising, benching, caching, doctoring, failure, reshape, verbs, vocabulary
@@ -124,7 +125,7 @@ def main(words: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return code or 0
     except CycloptsError as error:
-        return _misused(error, json)
+        return _misused(error, json, words)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
@@ -162,10 +163,14 @@ def _end(words: Sequence[str]) -> int:
     return words.index("--") if "--" in words else len(words)
 
 
-def _misused(error: CycloptsError, json: bool) -> int:
+def _misused(error: CycloptsError, json: bool, words: Sequence[str]) -> int:
     """A word the command line does not know, or one that is missing."""
     chain = " ".join(["tunesmith", *(error.command_chain or ())])
-    problem = Problem(chain, str(error).strip(), f"see: {chain} --help")
+    what = str(error).strip()
+    if isinstance(error, MissingArgumentError) and (named := re.search(r"parameter (\S+) requires", what)):
+        what = f"{named[1]} {'needs a value' if named[1] in words else 'is missing'}"
+    what = re.sub(r"unable to convert (.*) into (int|float)\.?$", r"\1 is no number", what)
+    problem = Problem(chain, what, f"see: {chain} --help")
     if json:
         write_json(
             {"error": {"code": "usage", "problems": UserError([problem]).to_json()["error"]["problems"]}}

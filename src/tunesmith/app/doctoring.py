@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, OptionalModel, Whole
+from tunesmith.app.verbs import Json, OptionalModel, Whole, names
 from tunesmith.errors import UserError
 
 Files = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder, or data files.")]
@@ -108,10 +108,6 @@ def data_clean(
     recipe = recipe_of_files(target, words, None)
     with reporting() as reporter:
         found = run.clean(
-            recipe, Path(out), reporter, rules=rules or (), also=_names(also), without=_names(without)
+            recipe, Path(out), reporter, rules=rules or (), also=names(also), without=names(without)
         )
     return Answer(found, lambda document: cleaned.page(document, target), json)
-
-
-def _names(words: list[str] | None) -> list[str]:
-    return [name for word in words or () for name in word.split(",") if name]

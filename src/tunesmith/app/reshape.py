@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, Whole
+from tunesmith.app.verbs import Json, Whole, names
 from tunesmith.errors import UserError
 from tunesmith.recipe import DataFormat, Source
 
@@ -29,7 +30,7 @@ Seed = Annotated[Whole, Parameter(name="--seed", help="Of every random choice.")
 DropBad = Annotated[
     bool, Parameter(name="--drop-bad", help="Leave unreadable rows out, counted.", show_default=False)
 ]
-Part = Annotated[float | None, Parameter(help="Share of the rows (0.05) or their number (200).")]
+Part = Annotated[str | None, Parameter(help="Share of the rows (0.05 or 5%) or their number (200).")]
 
 
 def sources_of(files: tuple[str, ...], format: DataFormat | None, columns: list[str] | None) -> list[Source]:
@@ -45,13 +46,19 @@ def sources_of(files: tuple[str, ...], format: DataFormat | None, columns: list[
     return [Source(path=file, format=format, columns=names) for file in files]
 
 
-def part_of(value: float | None, name: str) -> int | float | None:
-    """0.05 is a share, 200.0 a number of rows. Raises UserError for anything else."""
-    if value is None or 0 < value < 1:
-        return value
-    if value >= 1 and value == int(value):
-        return int(value)
-    raise UserError.at(name, f"is {value:g}: neither a share nor a number of rows", "such as 0.05 or 200")
+def part_of(word: str | None, name: str) -> int | float | None:
+    """0.05 and 5% are a share, 200 a number of rows. Raises UserError for anything else."""
+    if word is None:
+        return None
+    with contextlib.suppress(ValueError):
+        value = float(word.removesuffix("%")) / (100 if word.endswith("%") else 1)
+        if 0 < value < 1:
+            return value
+        if value >= 1 and value.is_integer() and not word.endswith("%"):
+            return int(value)
+    raise UserError.at(
+        name, f"is {word!r:.40}: neither a share nor a number of rows", "such as 0.05, 5% or 200"
+    )
 
 
 def data_convert(
@@ -213,8 +220,8 @@ def data_augment(
     out: Out,
     per_row: Annotated[Whole, Parameter(name="--per-row", help="New rows from each row.")] = 1,
     operation: Annotated[
-        list[Literal["synonyms", "insert", "delete", "swap", "sentences"]] | None,
-        Parameter(name="--operation", help="Only this way of changing; may be given several times."),
+        list[str] | None,
+        Parameter(name="--operation", help="Only these: synonyms, insert, delete, swap, sentences."),
     ] = None,
     rate: Annotated[
         float, Parameter(name="--rate", help="Share of the words that change; one at least.")
@@ -239,15 +246,18 @@ def data_augment(
     marked with the row they come from: they are counted in the ledger, and never validate or test.
     """
     from tunesmith.app.render import reshape as pages
+    from tunesmith.data.doctor.rules import require
     from tunesmith.data.reshape.augment import Recast, augment
     from tunesmith.data.reshape.edits import EDITS
 
+    ways = names(operation) or list(EDITS)
+    require(list(EDITS), ways, "--operation")
     if not 0 < rate <= 0.5:
         raise UserError.at("--rate", f"is {rate:g}, a share up to 0.5 is needed", "try --rate 0.1")
     if not 1 <= per_row <= 100:
         raise UserError.at("--per-row", f"is {per_row}, a number from 1 to 100 is needed", "try --per-row 2")
     roles = {"questions": {"user"}, "answers": {"assistant"}, "all": {"user", "assistant"}}[turns]
-    how = Recast(per_row, tuple(dict.fromkeys(operation or EDITS)), rate, frozenset(roles), synonyms, seed)
+    how = Recast(per_row, tuple(dict.fromkeys(ways)), rate, frozenset(roles), synonyms, seed)
     with reporting() as reporter:
         found = augment(sources_of((file,), from_, column)[0], how, out, drop_bad=drop_bad, reporter=reporter)
     return Answer(found, pages.augmented, json)

@@ -22,6 +22,11 @@ def _whole(_: Any, tokens: Sequence[Token]) -> int:
         raise ValueError(f"{tokens[0].value!r:.40} is no whole number") from None
 
 
+def names(words: Sequence[str] | None) -> list[str]:
+    """a,b c  ->  [a, b, c]: an option given several times, or once with commas."""
+    return [name.strip() for word in words or () for name in word.split(",") if name.strip()]
+
+
 Whole = Annotated[int, Parameter(converter=_whole)]
 Json = Annotated[
     bool,

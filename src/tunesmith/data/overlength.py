@@ -64,7 +64,7 @@ def _without_tail(draft: Draft, max_length: int) -> Rendering:
     end = int(np.flatnonzero(rendering.learnt)[-1]) + 1
     if len(rendering.ids) <= max_length or end > max_length:
         return rendering
-    cut = Cut(len(draft.turns) - 1, tuple(rendering.ids[end:].tolist()))
+    cut = Cut(len(draft.turns) - 1, tuple(rendering.ids[end:].tolist()), behind=True)
     return replace(rendering.until(end), cut=(cut,))
 
 
@@ -105,7 +105,7 @@ def _keep_last(template: ChatTemplate, draft: Draft, address: str, max_length: i
         if len(rendering.ids) <= max_length:
             cuts = _exact_cuts(draft, shorter, exchanges[:first])
             shift = len(draft.turns) - len(turns)
-            tail = tuple(Cut(cut.turn + shift, cut.ids) for cut in rendering.cut)
+            tail = tuple(replace(cut, turn=cut.turn + shift) for cut in rendering.cut)
             return replace(rendering, cut=(*cuts, *tail))
     return None
 
@@ -181,7 +181,7 @@ def _part(
     if len(rendering.ids) > max_length:
         return None
     last = exchanges[-1].end - 1
-    return replace(rendering, cut=tuple(Cut(last, cut.ids) for cut in rendering.cut))
+    return replace(rendering, cut=tuple(replace(cut, turn=last) for cut in rendering.cut))
 
 
 def _exchanges(template: ChatTemplate, draft: Draft) -> tuple[int, list[Exchange]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tunesmith.data.formats import fix_of
 from tunesmith.data.gather import Opened
@@ -22,6 +22,14 @@ NOT_TRAINED: Mapping[str | None, str] = {
 def bad_row(where: str, reason: str, detail: str) -> Problem:
     """A row that cannot be used, for the user."""
     return Problem(where, f"{reason}: {detail}", fix_of(reason))
+
+
+def bad_rows(spelt: Sequence[Problem], count: int, way_out: str) -> list[Problem]:
+    """The rows that are spelt out of `count`; the last one, or one more, says what can be done about all."""
+    if count > len(spelt):
+        more = f"{count} bad rows in all, {count - len(spelt)} more than are listed"
+        return [*spelt, Problem("data", more, f"correct them, or {way_out}")]
+    return [*spelt[:-1], replace(spelt[-1], fix=f"{spelt[-1].fix}; or {way_out}")]
 
 
 @dataclass(slots=True)
@@ -51,11 +59,9 @@ class Refused:
         """Raise DataError with all there is, if there is anything."""
         problems = [*self.files, *self.rows]
         if self.rows:
-            more = f", {self.row_count - SPELT} more than are listed" if self.row_count > SPELT else ""
-            fix = "correct them, or leave them out and count them: data.on_bad_row=drop"
+            way_out = "leave bad rows out and count them: data.on_bad_row=drop"
             if self.data.overlength == "error":
-                fix += "; longer rows: data.overlength=keep_last_turns"
-            rows = f"{self.row_count} bad row{'s' * (self.row_count != 1)}"
-            problems.append(Problem("data", f"{rows} in all{more}", fix))
+                way_out += "; longer rows: data.overlength=keep_last_turns"
+            problems = [*self.files, *bad_rows(self.rows, self.row_count, way_out)]
         if problems:
             raise DataError(problems)

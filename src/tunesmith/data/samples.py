@@ -26,6 +26,8 @@ class Cut:
 
     turn: int
     ids: tuple[int, ...]
+    behind: bool = False
+    """It stood behind all that is kept; else before."""
 
 
 @dataclass(frozen=True, slots=True)

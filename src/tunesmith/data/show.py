@@ -72,7 +72,10 @@ def _first(data: Data, rows: int) -> Iterator[tuple[str, Record | Fault]]:
 
 def _sample(rendering: Rendering, result: Rendered, pieces: Pieces) -> dict[str, Any]:
     ids = rendering.ids.tolist()
-    cuts = [{"turn": cut.turn, "ids": list(cut.ids), "pieces": pieces.of(cut.ids)} for cut in rendering.cut]
+    cuts = [
+        {"turn": cut.turn, "behind": cut.behind, "ids": list(cut.ids), "pieces": pieces.of(cut.ids)}
+        for cut in rendering.cut
+    ]
     return {
         "address": rendering.address,
         "ids": ids,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from tunesmith.data.marks import AUGMENTED
@@ -52,6 +53,13 @@ def is_augmented(keys: Sequence[Key]) -> bool:
 def prompt_key(chat: Chat) -> Key:
     """A digest of all that stands before the last answer."""
     return _digest(_spell_all(chat, chat.messages[:-1]))
+
+
+def answer_key(chat: Chat) -> Key:
+    """A digest of the last answer. Spaces and what cannot be seen make no other answer."""
+    answer = chat.messages[-1]
+    seen = "".join(filter(str.isprintable, "".join(answer.content.split())))
+    return _digest(_spell(replace(answer, content=seen)))
 
 
 def _spell_all(chat: Chat, messages: Sequence[Message]) -> bytes:

@@ -8,6 +8,7 @@ them; resuming is starting at step k. No count of workers or ranks is asked anyw
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -190,8 +191,11 @@ class _Reading:
         draw = np.random.default_rng((self.seed, 7, window.number))
         return shuffled(np.concatenate(parts), np.concatenate(follows), draw)
 
-    def windows(self, shares: Sequence[float]) -> Iterator[_Window]:
-        """Windows without end, or until every source was read as often as it may be."""
+    def windows(self, shares: Sequence[float], length: float) -> Iterator[_Window]:
+        """Windows without end, or until every source was read as often as it may be.
+
+        Where the sources are mixed a window ends with the run, at `length` tokens: each has given its share by then.
+        """
         epoch_tokens = sum(self.sizes)
         passes = [share * epoch_tokens / size if size else 0.0 for share, size in zip(shares, self.sizes)]
         blocks = sum(n * len(source.block_sizes) for n, source in zip(passes, self.sources))
@@ -199,14 +203,11 @@ class _Reading:
         ends = [self._end(order) for order in self.orders]
         starts = tuple(0 for _ in self.sources)
         given = np.zeros(len(self.sources))
-        number = 0
-        while True:
-            number += 1
-            epochs = number / in_epoch
+        for number, tokens in enumerate(_borders(epoch_tokens / in_epoch, length), start=1):
             if self.mix.whole:
                 wanted = tuple(_part(len(order), number, in_epoch) for order in self.orders)
             else:
-                due = [share * epoch_tokens * epochs for share in shares]
+                due = [share * tokens for share in shares]
                 wanted = tuple(self._advance(s, starts[s], given, due[s]) for s in range(len(due)))
             stops = tuple(max(a, min(b, end)) for a, b, end in zip(starts, wanted, ends))
             if stops == starts and (
@@ -226,6 +227,14 @@ class _Reading:
             self.sources[source], self.orders[source], start, float(given[source]), due
         )
         return start
+
+
+def _borders(window: float, length: float) -> Iterator[float]:
+    """Tokens at which windows of so many end: 10, 20, 25, 30, .. where the run is 25 tokens long."""
+    for number in itertools.count():
+        if number * window + 1 < length < (number + 1) * window - 1:
+            yield length
+        yield (number + 1) * window
 
 
 def advance(
@@ -273,7 +282,7 @@ def plan_steps(
     windows = []
     read = np.zeros(len(sources), np.int64)
     length = total if most_steps is None else float(most_steps * batch_tokens)
-    for window in reading.windows(within_repeats(asked, sizes, length)):
+    for window in reading.windows(within_repeats(asked, sizes, length), length):
         windows.append(window)
         _cut(cutter, sources, reading.bases, reading.rows(window), read)
         if cutter.is_done:

@@ -219,6 +219,10 @@ def _apply(values: dict[str, Any], override: str) -> Problem | None:
     return None
 
 
+_SHORT = {"model": "path", "tuning": "method", "objective": "kind", "train": "path"}
+"""Sections that may be written as one word, and the key that the word stands for."""
+
+
 def set_key(values: dict[str, Any], key: str, value: Any, of_stage: bool = False) -> None:
     """Set one dotted key of plain recipe values in place, as an override does; a stage leaves the rest to the top."""
     *parents, last = key.split(".")
@@ -228,21 +232,35 @@ def set_key(values: dict[str, Any], key: str, value: Any, of_stage: bool = False
             fix = "write stages.NAME.key=value, or stages.0.key=value"
             raise RecipeError.at(key, "names no key of a stage", fix)
         return set_key(stage, ".".join([*parents[2:], last]), value, of_stage=True)
-    here: dict[str, Any] = values
+    here: Any = values
     for name in parents:
+        if isinstance(here, list):
+            item = here[_index(here, name, key)]
+            here[int(name)] = here = item if isinstance(item, dict | list) else {"path": item}
+            continue
         inner = here.get(name)
-        if isinstance(inner, str) and name in ("model", "tuning", "objective"):
-            inner = {{"model": "path", "tuning": "method", "objective": "kind"}[name]: inner}
+        if isinstance(inner, str) and name in _SHORT:
+            inner = {_SHORT[name]: inner}
         if name == "tuning" and inner is None and not of_stage:
             inner = {"method": Recipe.model_fields["tuning"].default.method}
-        here[name] = inner = inner if isinstance(inner, dict) else {}
-        here = inner
+        here[name] = here = inner if isinstance(inner, dict | list) else {}
+    if isinstance(here, list):
+        here[_index(here, last, key)] = value
+        return None
     if key == "tuning.method" and here.get("method") != value:
         here.clear()  # only the chosen method's fields exist
     if parents == ["budget"]:
         here.clear()
     here[last] = value
     return None
+
+
+def _index(items: list[Any], name: str, key: str) -> int:
+    """The item of a list that a part of a dotted key names. Raises RecipeError."""
+    if not name.isdecimal() or int(name) >= len(items):
+        what = f"names no item of a list of {len(items)}: {name!r:.40}"
+        raise RecipeError.at(key, what, f"count them from 0 to {len(items) - 1}")
+    return int(name)
 
 
 def parse(values: Mapping[str, Any], where: str = "recipe", overrides: Sequence[str] = ()) -> Recipe:

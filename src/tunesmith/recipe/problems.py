@@ -20,6 +20,15 @@ from tunesmith.recipe.tuning import TUNING_ALIASES
 # Parts of pydantic's locations that name a member of a union, not a key of the user's.
 _NOT_KEYS = {"Epochs", "Steps", "Tokens", "constrained-int", "constrained-float", "str"}
 
+_PLAIN = {
+    **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "is no whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "is no number"),
+    **dict.fromkeys(("bool_parsing", "bool_type"), "is neither true nor false"),
+    "dict_type": "is no mapping of keys",
+    "string_type": "is no text",
+    "list_type": "is no list",
+}
+
 
 def problems(error: ValidationError, root: type[BaseModel], where: str) -> list[Problem]:
     """Every fault of a recipe, once each. `root` is the model that was validated, `where` names the file."""
@@ -84,21 +93,21 @@ class _Words:
                 what, _, fix = detail["msg"].removeprefix("Value error, ").rpartition("; ")
                 return Problem(place, what, fix)
             case _:
-                message = detail["msg"].removeprefix("Value error, ")
+                message = _PLAIN.get(detail["type"], detail["msg"].removeprefix("Value error, "))
+                message = message.replace("Input should be", "must be")
                 field = section.model_fields.get(keys[-1]) if keys else None
                 help_text = (field.description if field else None) or "see the README for a recipe"
                 return Problem(place, f"{message} (got {detail['input']!r:.80})", help_text)
 
     def _meant(self, key: str, section: type[BaseModel]) -> str:
-        """A near key of the section, or the place where a recipe keeps such a thing; nothing if unknown."""
+        """The place where a recipe keeps such a thing, or a near key of the section; nothing if unknown."""
         if key in HABITS:
             return f"it is called {HABITS[key]} here; "
-        near = difflib.get_close_matches(key, section.model_fields, n=1)
-        if near:
-            return f"did you mean {near[0]}? "
         for outer, field in self.root.model_fields.items():
             if outer != "stages" and any(key in inner.model_fields for inner in _members(field.annotation)):
                 return f"it belongs into {outer}: {outer}.{key}; "
+        if near := difflib.get_close_matches(key, section.model_fields, n=1):
+            return f"did you mean {near[0]}? "
         habit = difflib.get_close_matches(key, HABITS, n=1, cutoff=0.8)
         return f"did you mean {HABITS[habit[0]]}? " if habit else ""
 

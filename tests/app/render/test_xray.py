@@ -14,7 +14,7 @@ SAMPLE: dict[str, Any] = {
     "ids": [1, 2, 3, 4, 5],
     "pieces": ["<user>", "2+2=\n", "4", "<stop>", "\n"],
     "learnt": [False, False, True, True, False],
-    "cut": [{"turn": 0, "ids": [7, 8], "pieces": ["old", " turn"]}],
+    "cut": [{"turn": 0, "behind": False, "ids": [7, 8], "pieces": ["old", " turn"]}],
 }
 DOCUMENT = {"samples": [SAMPLE], "template": {"name": "chatml", "source": ""}}
 
@@ -27,6 +27,12 @@ def test_learnt_and_cut_text_stand_in_brackets_without_colour() -> None:
     assert "<user>2+2=⏎\n" in out
     assert "5 tokens: 2 learnt, 3 given, 2 cut" in out
     assert "chatml" in out
+
+
+def test_what_was_cut_stands_where_it_stood() -> None:
+    tail = {"turn": 1, "behind": True, "ids": [9], "pieces": ["<end>"]}
+    out = printed(xray.Xray({**SAMPLE, "cut": [*SAMPLE["cut"], tail]}))
+    assert out.index("⟪old turn⟫") < out.index("<user>") < out.index("⟪<end>⟫")
 
 
 def test_in_a_terminal_colour_says_it() -> None:

@@ -82,6 +82,13 @@ def test_duplicates_contradictions_and_leaks(tmp_path: Path) -> None:
     assert report.ok
 
 
+def test_an_answer_that_looks_the_same_contradicts_nothing(tmp_path: Path) -> None:
+    train = write(
+        tmp_path / "a.jsonl", [row("q", "so it is"), row("q", "so  it\u200b is\n"), row("q", "so is it")]
+    )
+    assert [each.where for each in finding(doctor(train), "contradictory_answer").examples] == [f"{train}:3"]
+
+
 def test_what_begins_or_continues_a_held_out_row_is_found(tmp_path: Path) -> None:
     longer = {"prompt": "more", "response": "b", "history": [["q", "a"]]}
     train = write(tmp_path / "a.jsonl", [row("q", "a"), row("r")])

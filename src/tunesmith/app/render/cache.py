@@ -46,7 +46,7 @@ def _table(entries: list[dict[str, Any]]) -> RenderableType:
     rows = [
         (
             entry["kind"],
-            Text(base.visible(entry["what"]), "strong" if entry["complete"] else "warn"),
+            Text(base.address(entry["what"], 44), "strong" if entry["complete"] else "warn"),
             base.count(entry["rows"]),
             base.count(entry["tokens"]),
             base.size(entry["bytes"]),

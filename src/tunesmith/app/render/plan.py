@@ -165,7 +165,10 @@ def ladder(plan: dict[str, Any]) -> RenderableType | None:
     """Ways to need less, where it does not fit; the nearest that does is marked, with the words to type."""
     if plan["fits"]:
         return None
-    rungs, near = plan["largest"].get("ladder", []), plan.get("nearest")
+    asked, *lower = plan["largest"]["ladder"]
+    # what changes no key and needs no less was tried for what was asked already
+    rungs = [asked, *(r for r in lower if r["change"] or r["peak_bytes"] < asked["peak_bytes"])]
+    near = plan.get("nearest")
     rows = [
         (
             base.mark("good" if rung["fits"] else "bad", rung["name"]),

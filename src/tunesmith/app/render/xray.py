@@ -27,9 +27,16 @@ class Xray:
     def __rich_console__(self, screen: Console, options: ConsoleOptions) -> RenderResult:
         coloured = screen.color_system is not None and not screen.no_color
         yield title(self.sample)
-        for cut in self.sample["cut"]:
-            yield base.indent(body([("cut", "".join(cut["pieces"]))], coloured), 2)
-        yield base.indent(body(stretches(self.sample), coloured), 2)
+        before, behind = (
+            [cut for cut in self.sample["cut"] if cut["behind"] is side] for side in (False, True)
+        )
+        for cut in before:
+            yield base.indent(body([_gone(cut)], coloured), 2)
+        yield base.indent(body([*stretches(self.sample), *map(_gone, behind)], coloured), 2)
+
+
+def _gone(cut: dict[str, Any]) -> tuple[str, str]:
+    return "cut", "".join(cut["pieces"])
 
 
 def page(document: dict[str, Any], note: str = "") -> RenderableType:

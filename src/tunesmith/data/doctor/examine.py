@@ -28,7 +28,7 @@ from tunesmith.data.formats import Fault
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.prepare import inputs_of
 from tunesmith.data.records import Chat, Judged, Record, Text, as_chats
-from tunesmith.data.splits import HeldOut, Key, Split, prompt_key, row_keys
+from tunesmith.data.splits import HeldOut, Key, Split, answer_key, prompt_key, row_keys
 from tunesmith.data.stats import describe
 from tunesmith.errors import DataError
 from tunesmith.events import Reporter, Silent
@@ -185,8 +185,9 @@ class _Doctor:
         if use != "train":
             self.held_out.add(use, keys)
         if isinstance(record, Chat):
-            answer, asked = self.answers.setdefault(_short(prompt_key(record)), (key, place))
-            if answer != key:
+            answer = _short(answer_key(record))
+            first_answer, asked = self.answers.setdefault(_short(prompt_key(record)), (answer, place))
+            if answer != first_answer:
                 where = self._place(asked)[1]
                 what = f"{where} answers the same question otherwise"
                 self.notes.add("contradictory_answer", address, what, excerpt(question_of(record)))

@@ -14,13 +14,14 @@ from tunesmith.data.files import DataFile
 from tunesmith.data.formats import Fault
 from tunesmith.data.gather import Opened, open_source
 from tunesmith.data.records import Record
+from tunesmith.data.refused import bad_row, bad_rows
 from tunesmith.data.sources import Row, parse
+from tunesmith.data.work import SPELT
 from tunesmith.errors import DataError, Problem
 from tunesmith.events import Reporter
 from tunesmith.recipe import DataFormat, Source
 
 SHOWN = 3
-_SPELT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,13 @@ def good_rows(
         for row in read(file):
             if isinstance(row.record, Fault) and not drop_bad:
                 count += 1
-                if len(bad) < _SPELT:
-                    bad.append(Problem(row.address, f"{row.record.reason}: {row.record.detail}", ""))
+                if len(bad) < SPELT:
+                    bad.append(bad_row(row.address, row.record.reason, row.record.detail))
                 continue
             assert file.format is not None
             yield number, file.format, row
     if bad:
-        fix = "correct them (tunesmith data check), or leave them out, counted: --drop-bad"
-        raise DataError([*bad, Problem("data", f"{count} bad rows in all", fix)])
+        raise DataError(bad_rows(bad, count, "leave bad rows out and count them: --drop-bad"))
 
 
 def one_format(
@@ -98,9 +98,9 @@ class Losses:
     def note(self, reason: str, where: str, what: str) -> None:
         """One more."""
         self.counts[reason] = self.counts.get(reason, 0) + 1
-        shown = self.examples.setdefault(reason, [])
-        if len(shown) < SHOWN:
-            shown.append({"where": where, "what": what[:200]})
+        shown, one = self.examples.setdefault(reason, []), {"where": where, "what": what[:200]}
+        if len(shown) < SHOWN and shown[-1:] != [one]:
+            shown.append(one)
 
     def to_json(self) -> list[dict[str, Any]]:
         """[{"reason", "count", "examples": [{"where", "what"}]}], most frequent first."""
