@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
 from tunesmith.app.staging import laid_out
-from tunesmith.app.verbs import Json, Overrides, RecipeFile, Whole
+from tunesmith.app.verbs import OUT, Json, Overrides, RecipeFile, Whole
 
 StageFile = Annotated[
     str, Parameter(name="RECIPE", help="Recipe file (YAML); RECIPE#NAME: one of its stages.")
@@ -30,7 +30,7 @@ def init(
     memory: Annotated[
         str | None, Parameter(name="--memory", help="For another device: 24GB, cpu:64GB, 4090.")
     ] = None,
-    output: Annotated[str, Parameter(name="--output", help="The new recipe file.")] = "recipe.yaml",
+    output: Annotated[str, Parameter(name=OUT, help="The new recipe file.")] = "recipe.yaml",
     json: Json = False,
 ) -> Answer:
     """Write a first recipe for a model and data; each choice names its reason.
@@ -173,7 +173,7 @@ def sweep(
         Whole | None, Parameter(name="--random", help="So many combinations, drawn by the recipe's seed.")
     ] = None,
     output: Annotated[
-        str | None, Parameter(name="--output", help="Folder of the sweep; the recipe's output and -sweep.")
+        str | None, Parameter(name=OUT, help="Folder of the sweep; the recipe's output and -sweep.")
     ] = None,
     resume: Annotated[
         bool, Parameter(name="--resume", help="Go on with a sweep; what ended is kept.", show_default=False)

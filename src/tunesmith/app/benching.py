@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, Overrides, Whole
+from tunesmith.app.verbs import OUT, Json, Overrides, Whole
 from tunesmith.errors import UserError
 from tunesmith.events import Reporter
 from tunesmith.folder import write_json
@@ -28,9 +28,7 @@ def bench(
         ),
     ] = False,
     steps: Annotated[Whole, Parameter(name="--steps", help="Steps that are timed.")] = 5,
-    out: Annotated[
-        str | None, Parameter(name="--out", help="Write the document to this new file, too.")
-    ] = None,
+    out: Annotated[str | None, Parameter(name=OUT, help="Write the document to this new file, too.")] = None,
     json: Json = False,
 ) -> Answer:
     """Speed and memory on this machine.

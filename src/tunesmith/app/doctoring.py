@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, OptionalModel, Whole, names
+from tunesmith.app.verbs import OUT, Json, OptionalModel, Whole, names
 from tunesmith.errors import UserError
 
 Files = Annotated[str, Parameter(name="RECIPE|FILE", help="A recipe, a run folder, or data files.")]
@@ -78,7 +78,7 @@ def data_clean(
     ] = None,
     /,
     *words: Words,
-    out: Annotated[str, Parameter(name="--out", help="Folder of the cleaned copies; with --undo, the file.")],
+    out: Annotated[str, Parameter(name=OUT, help="Folder of the cleaned copies; with --undo, the file.")],
     rules: RuleFiles = None,
     also: Annotated[
         list[str] | None, Parameter(name="--with", help="Steps beside the usual ones, with commas between.")

@@ -9,14 +9,12 @@ from cyclopts import Parameter
 
 from tunesmith.app.answer import Answer
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, Whole, names
+from tunesmith.app.verbs import OUT, Json, Whole, names
 from tunesmith.errors import UserError
 from tunesmith.recipe import DataFormat, Source
 
 Files = Annotated[str, Parameter(name="FILE", help="Data files: paths, patterns, folders or hub names.")]
-Out = Annotated[
-    str, Parameter(name="--out", help="The new file; its suffix says its kind. Never written over.")
-]
+Out = Annotated[str, Parameter(name=OUT, help="The new file; its suffix says its kind. Never written over.")]
 From = Annotated[
     DataFormat | None, Parameter(name="--from", help="Format of FILE, where it is not to be recognised.")
 ]
@@ -92,7 +90,7 @@ def data_convert(
 
 def data_split(
     *files: Files,
-    out: Annotated[str, Parameter(name="--out", help="A new folder for the parts and split.json.")],
+    out: Annotated[str, Parameter(name=OUT, help="A new folder for the parts and split.json.")],
     validation: Annotated[Part, Parameter(name="--validation")] = None,
     test: Annotated[Part, Parameter(name="--test")] = None,
     by: Annotated[
@@ -190,7 +188,8 @@ def data_sample(
         common = {"seed": seed, "drop_bad": drop_bad, "reporter": reporter}
         match as_:
             case "rows":
-                found = draw_rows(sources, count, out, random=random, rest=rest, **common)  # type: ignore[arg-type]
+                or_all = number is None
+                found = draw_rows(sources, count, out, or_all=or_all, random=random, rest=rest, **common)  # type: ignore[arg-type]
             case "probes":
                 found = draw_probes(sources, count, out, written=question or (), **common)  # type: ignore[arg-type]
             case "choice":

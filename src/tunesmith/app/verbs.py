@@ -28,6 +28,9 @@ def names(words: Sequence[str] | None) -> list[str]:
 
 
 Whole = Annotated[int, Parameter(converter=_whole)]
+OUT = ("--output", "--out")
+"""Where a verb writes to: both words, everywhere."""
+
 Json = Annotated[
     bool,
     Parameter(
@@ -81,7 +84,7 @@ def import_recipe(
     dataset_info: Annotated[
         str | None, Parameter(name="--dataset-info", help="LLaMA-Factory's dataset_info.json, if elsewhere.")
     ] = None,
-    out: Annotated[str | None, Parameter(name="--out", help="Write the recipe to this new file.")] = None,
+    out: Annotated[str | None, Parameter(name=OUT, help="Write the recipe to this new file.")] = None,
     tool: Annotated[
         Literal["llama-factory", "axolotl", "trl"] | None,
         Parameter(name="--tool", help="Whose file it is; recognised by itself. trl is Unsloth's, too."),
@@ -263,7 +266,7 @@ def export(
         ),
     ] = None,
     adapter: Adapters = None,
-    out: Annotated[str | None, Parameter(name="--out", help="Where a sum of adapters is put.")] = None,
+    out: Annotated[str | None, Parameter(name=OUT, help="Where a sum of adapters is put.")] = None,
     json: Json = False,
 ) -> Answer:
     """Hand over the trained model, with a certificate.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tunesmith.app.answer import Answer, document_of
 from tunesmith.app.progress import reporting
-from tunesmith.app.verbs import Json, Whole
+from tunesmith.app.verbs import OUT, Json, Whole
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe import Vocabulary
 
@@ -24,7 +24,7 @@ def vocab(
         list[str],
         Parameter(name="--data", help="Text to learn tokens from: any data file; may be given again."),
     ],
-    output: Annotated[str, Parameter(name="--output", help="The folder of the new model.")],
+    output: Annotated[str, Parameter(name=OUT, help="The folder of the new model.")],
     tokens: Annotated[
         str, Parameter(name="--tokens", help="How many new tokens; auto stops where more would save little.")
     ] = "auto",

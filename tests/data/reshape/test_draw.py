@@ -67,6 +67,7 @@ def test_what_cannot_be_drawn_is_said(tmp_path: Path) -> None:
         draw_rows([source, chats], 4, str(tmp_path / "b.jsonl"))
     with pytest.raises(DataError, match="holds documents alone"):
         draw_rows([source], 2, str(tmp_path / "b.txt"))
+    assert draw_rows([source], 4, str(tmp_path / "b.jsonl"), or_all=True)["rows"] == 3
 
 
 def recipe(probes: Any) -> Any:

@@ -59,6 +59,7 @@ def draw_rows(
     count: int,
     out: str,
     *,
+    or_all: bool = False,
     random: bool = False,
     seed: int = 0,
     rest: str | None = None,
@@ -67,6 +68,7 @@ def draw_rows(
 ) -> dict[str, Any]:
     """Write `count` rows to the new file `out`, as they were read, in their order; the report.
 
+    Of fewer rows it writes all where `or_all`, else that is a DataError.
     `rest` names a file for the rows that neither equal, begin nor continue one that was drawn.
     """
     goal = require_output(out, sources[0].path)
@@ -82,6 +84,7 @@ def draw_rows(
             spool.put(plain(row.value)[0])
             if not random and rest is None and spool.rows == count:
                 break
+        count = min(count, spool.rows) if or_all else count
         if count > spool.rows:
             raise DataError.at(
                 sources[0].path,
