@@ -131,6 +131,12 @@ CASES = [
     model("layers below 0", edit("config.json", num_hidden_layers=-1), "", ""),
     model("layers in words", edit("config.json", num_hidden_layers="two"), "", ""),
     model("heads that do not divide", edit("config.json", num_attention_heads=3, head_dim=None), "", ""),
+    model(
+        "heads that transformers divides by",
+        edit("config.json", num_attention_heads=3, num_key_value_heads=1, head_dim=16),
+        r"config\.json",
+        "contradicts itself",
+    ),
     model("hidden size 0", edit("config.json", hidden_size=0), "", ""),
     model("a mixture of experts", edit("config.json", model_type="mixtral"), "", "expert"),
     model("an encoder", edit("config.json", model_type="bert", architectures=["BertModel"]), "", ""),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import enable_progress_bars
 from torch.nn.modules.dropout import _DropoutNd
 from transformers import (
@@ -223,6 +224,11 @@ def _said_plainly(path: str, part: str) -> Iterator[None]:
         yield
     except ModelError:
         raise
+    except StrictDataclassError as error:
+        where = f"{path}/config.json" if Path(path).is_dir() else path
+        raise ModelError.at(
+            where, f"contradicts itself: {error.__cause__ or error}"[:300], "correct it, or copy it again"
+        ) from error
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         first = " ".join(lines[: 2 if lines[0].endswith(":") else 1])

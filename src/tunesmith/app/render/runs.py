@@ -14,6 +14,7 @@ from rich.text import Text
 from tunesmith.app.render import base, scores, stages
 from tunesmith.app.render.curve import Line, chart
 from tunesmith.app.render.picture import smooth
+from tunesmith.recipe import Source
 from tunesmith.tuning.handover import export_words
 
 # Of B against A, in a comparison; "loss" would be read as a training loss.
@@ -261,5 +262,20 @@ def _score(name: str, value: float | None) -> str:
 
 
 def _value(value: Any) -> str:
+    value = _bare(value)
     text = "null" if value is None else str(value)
     return base.visible(text if len(text) <= 60 else text[:59] + "…")
+
+
+def _bare(value: Any) -> Any:
+    """[{"path": "a.jsonl", "format": None, "group": "domain"}]  ->  a.jsonl: as a person would write it."""
+    if isinstance(value, list):
+        items = [_bare(item) for item in value]
+        return items[0] if len(items) == 1 else items
+    if isinstance(value, dict):
+        usual = {
+            key: field.get_default(call_default_factory=True) for key, field in Source.model_fields.items()
+        }
+        said = {key: item for key, item in value.items() if key not in usual or item != usual[key]}
+        return said["path"] if list(said) == ["path"] else said
+    return value

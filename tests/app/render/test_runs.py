@@ -1,0 +1,15 @@
+"""Runs side by side as a person sees them."""
+
+from __future__ import annotations
+
+from tunesmith.app.render.runs import _value
+from tunesmith.recipe import Source
+
+
+# mutation tried: every key of a source kept
+def test_a_source_is_shown_as_it_would_be_written() -> None:
+    plain, weighed = (Source(path="a.jsonl", weight=weight).model_dump(mode="json") for weight in (None, 2))
+    assert _value([plain]) == "a.jsonl"
+    assert _value([weighed]) == "{'path': 'a.jsonl', 'weight': 2.0}"
+    assert _value(["a", plain]) == "['a', 'a.jsonl']"
+    assert _value(None) == "null"
