@@ -157,7 +157,8 @@ def merge(stage: Stage, recipe: Recipe) -> None:
         found = document_of(run.export(RUN, "merged", reporter=reporter))
     certificate = found.get("certificate", found)
     stage.say(export.proof(certificate))
-    note = f"logits differ by {certificate['max_abs_logit_difference']:.0e} on {certificate['probes']} probes"
+    kl, alike = certificate["kl_nats"], 100 * certificate["top1_agreement"]
+    note = f"KL {kl:.0e} nats, same best token {alike:.4g}%"
     stage.close(note, passed=certificate["passed"])
 
 
