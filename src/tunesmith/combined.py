@@ -17,7 +17,7 @@ from tunesmith.folder import is_run
 from tunesmith.model.adapted import is_adapter, read_adapter, sum_problem
 from tunesmith.model.run_recipe import recipe_of, trained_run
 from tunesmith.model.trained import trained_folder
-from tunesmith.opened import Opened, base_model, tokenizer_of
+from tunesmith.opened import Opened, base_model, precision_for, tokenizer_of
 from tunesmith.readable import require_openable
 from tunesmith.recipe import Lora, Model
 
@@ -133,8 +133,7 @@ def open_combined(target: str, wanted: Sequence[str]) -> Combined:
     from tunesmith.plan.device import find_device
     from tunesmith.tuning.build import build
 
-    device = find_device()
-    precision = "bf16" if device.bf16 else "fp32"
+    precision = precision_for(Model(path=target), find_device())
     tokenizer = _tokenizer(parts)
     model, method = _attached(target, parts, precision), build(Lora(method="lora"))
     opened = Opened(target, model, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision, method=method)

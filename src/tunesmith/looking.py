@@ -134,12 +134,12 @@ def _questions(recipe: Recipe) -> Iterator[HeldText]:
 def _scorer(recipe: Recipe) -> Callable[[Sequence[str]], list[float]]:
     """The base model's nats of texts."""
     from tunesmith.evaluation.likelihood import scorer
-    from tunesmith.opened import MICRO_TOKENS, base_model
+    from tunesmith.opened import MICRO_TOKENS, base_model, precision_for
     from tunesmith.plan.device import find_device
 
     tokenizer, template = words_of(recipe)
     device = find_device()
-    lm = base_model(recipe.model, device, "bf16" if device.bf16 else "fp32", recipe.seed)
+    lm = base_model(recipe.model, device, precision_for(recipe.model, device), recipe.seed)
     return scorer(lm.eval(), tokenizer, template, MICRO_TOKENS)
 
 

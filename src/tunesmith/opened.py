@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunesmith.errors import FolderError, RecipeError
+from tunesmith.errors import FolderError, ModelError, RecipeError
 from tunesmith.evaluation.tasks import read_tasks
 from tunesmith.events import Reporter, Silent
 from tunesmith.folder import RunFolder, is_run, read_json
@@ -60,6 +60,16 @@ class Opened:
     folder: RunFolder | None = None
 
 
+def precision_for(model: Model, device: Device) -> str:
+    """What a model is opened in; one that cannot be trained here, its shape unknown, as a wide one."""
+    from tunesmith.model.facts import read_facts
+
+    try:
+        return device.precision(read_facts(model).hidden_size)
+    except ModelError:
+        return "bf16" if device.bf16 else "fp32"
+
+
 def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened:
     """A run folder (its trained model), a model folder or a hub id. Raises ModelError or FolderError."""
     require_openable(target)
@@ -71,12 +81,12 @@ def open_model(target: str | Path, *, trust_remote_code: bool = False) -> Opened
     model = Model(path=str(target), trust_remote_code=trust_remote_code)
     tokenizer = tokenizer_of(model)
     if is_adapter(target):
-        precision = "bf16" if device.bf16 else "fp32"
+        precision = precision_for(model, device)
         method, adapted = _adapted(model, device, precision, seed=0)
         chat = ChatTemplate.of(tokenizer, "auto")
         return Opened(str(target), adapted, tokenizer, chat, precision, method=method)
     if not is_run(target):
-        precision = "bf16" if device.bf16 else "fp32"
+        precision = precision_for(model, device)
         lm = base_model(model, device, precision, seed=0)
         return Opened(str(target), lm, tokenizer, ChatTemplate.of(tokenizer, "auto"), precision)
     folder = trained_run(target)

@@ -79,9 +79,10 @@ def test_the_run_is_the_shape_and_without_data_it_is_unknown() -> None:
     }  # fmt: skip
 
 
-def test_auto_takes_bf16_only_where_it_is_fast() -> None:
+def test_auto_takes_bf16_only_where_it_is_quicker() -> None:
     assert plan().precision == "fp32"
-    assert plan(device=replace(CPU, bf16=True)).precision == "bf16"
+    assert plan(device=replace(CPU, bf16=True)).precision == "fp32"  # narrow
+    assert plan(SEVEN, device=replace(CPU, bf16=True)).precision == "bf16"
     assert plan(compute={"precision": "bf16"}).precision == "bf16"
     assert plan(device=CARD, compute={"precision": "fp32"}).precision == "fp32"
 

@@ -308,9 +308,13 @@ def freeze_is_full(case: Case) -> Advice | None:
 def slow_precision(case: Case) -> Advice | None:
     """fp32 where bf16 is fast, bf16 where it is not."""
     asked, device = case.recipe.compute.precision, case.device
-    if asked == "auto" or (asked == "bf16") == device.bf16:
+    if asked in ("auto", device.precision(case.facts.hidden_size)):
         return None
-    fast = "has fast bf16 matrix units" if device.bf16 else "has no bf16 matrix units: bf16 is slower there"
+    fast = "has no bf16 matrix units: bf16 is slower there"
+    if device.bf16:
+        fast = (
+            "has fast bf16 matrix units" if asked == "fp32" else "is quicker in fp32 with so narrow a model"
+        )
     return Advice(
         "slow_precision", f"{asked} was asked for, but {device.name} {fast}", "note 001, point 24",
         {"compute.precision": "auto"},

@@ -17,6 +17,9 @@ from typing import Literal
 PROC = Path("/proc")
 CGROUP = Path("/sys/fs/cgroup")
 FAST_BF16 = "TUNESMITH_FAST_BF16"
+# On a processor bf16 compiles its products for ever new shapes, and its other numbers are widened and made narrow
+# again: with LoRA 192 numbers a token take 1.4 times as long as in fp32, 384 1.2, 512 0.9, 1024 0.75.
+BF16_FROM = 448
 """0 or 1: whether `precision: auto` takes bf16 on this processor; unset, its flags decide."""
 _FIRST_CAPABILITY_WITH_BF16 = 8.0  # Ampere
 
@@ -29,6 +32,11 @@ class Device:
     name: str
     memory_bytes: int
     bf16: bool
+
+    def precision(self, hidden_size: int) -> Literal["fp32", "bf16"]:
+        """What `auto` becomes for a model so wide: bf16 where it is the quicker."""
+        wide = self.kind == "cuda" or hidden_size >= BF16_FROM
+        return "bf16" if self.bf16 and wide else "fp32"
 
 
 @lru_cache(maxsize=1)
