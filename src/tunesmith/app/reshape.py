@@ -35,13 +35,13 @@ def sources_of(files: tuple[str, ...], format: DataFormat | None, columns: list[
     """What the words say of the files. Raises UserError."""
     if not files:
         raise UserError.at("FILE", "is missing", "name a data file")
-    names: dict[str, str] = {}
+    mapped: dict[str, str] = {}
     for word in columns or ():
         name, equals, column = word.partition("=")
         if not (name and equals and column):
             raise UserError.at(f"--column {word}", "is no NAME=COLUMN", "such as --column prompt=question")
-        names[name] = column
-    return [Source(path=file, format=format, columns=names) for file in files]
+        mapped[name] = column
+    return [Source(path=file, format=format, columns=mapped) for file in files]
 
 
 def part_of(word: str | None, name: str) -> int | float | None:

@@ -306,7 +306,7 @@ def freeze_is_full(case: Case) -> Advice | None:
 
 
 def slow_precision(case: Case) -> Advice | None:
-    """fp32 where bf16 is fast, bf16 where it is not."""
+    """fp32 where bf16 is quicker, bf16 where fp32 is."""
     asked, device = case.recipe.compute.precision, case.device
     if asked in ("auto", device.precision(case.facts.hidden_size)):
         return None

@@ -259,7 +259,7 @@ def _index(items: list[Any], name: str, key: str) -> int:
     """The item of a list that a part of a dotted key names. Raises RecipeError."""
     if not name.isdecimal() or int(name) >= len(items):
         what = f"names no item of a list of {len(items)}: {name!r:.40}"
-        raise RecipeError.at(key, what, f"count them from 0 to {len(items) - 1}")
+        raise RecipeError.at(key, what, "give its place, counted from 0")
     return int(name)
 
 
