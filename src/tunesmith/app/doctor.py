@@ -95,17 +95,17 @@ def packages() -> Iterator[Check]:
 
 def device() -> Iterator[Check]:
     """Where it would train, and with which numbers."""
-    from tunesmith.plan.device import find_device
+    from tunesmith.plan.device import BF16_FROM, find_device
 
     found = find_device()
+    fast = "fast here" if found.kind == "cuda" else f"fast here; models narrower than {BF16_FROM} use fp32"
     yield Check("device", "good", f"{found.kind}: {found.name}, {found.memory_bytes / GIB:.1f} GiB")
     if found.kind == "cpu":
         yield Check("cores", "quiet", f"{_cores()} usable")
-    yield Check(
-        "bf16",
-        "good" if found.bf16 else "quiet",
-        "fast here" if found.bf16 else "not fast here; runs use fp32",
-    )
+    if found.bf16:
+        yield Check("bf16", "good", fast)
+    else:
+        yield Check("bf16", "quiet", "not fast here; runs use fp32")
 
 
 def torch_and_gpu() -> Iterator[Check]:
