@@ -35,7 +35,7 @@ FEWEST, MOST = 8, 400
 
 CASES: Mapping[str, dict[str, Any]] = {
     "the demo's mixture, lora": {"data": {"train": "DEMO", "max_length": 256}},
-    "the same in fp32": {"data": {"train": "DEMO", "max_length": 256}, "compute": {"precision": "fp32"}},
+    "the same in bf16": {"data": {"train": "DEMO", "max_length": 256}, "compute": {"precision": "bf16"}},
     "lora, short rows, packed": {},
     "full, short rows, packed": {"tuning": {"method": "full"}},
     "lora, short rows, padded": {"data": {"packing": False}},

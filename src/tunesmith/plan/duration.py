@@ -40,12 +40,12 @@ SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
 SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
 FLOOR = 80
 # bf16 on a processor compiles each product for its shape, and micro-batches have ever new ones: as many operators'
-# time for each number of rows (all tokens; those that the last layer and the head are asked for), 50 ms, as oneDNN
-# says itself: 11 products of a model whose weights train, 32 smaller ones with adapters.
-COMPILED = 1100
-# What matrix units gain over fp32 in all the products of a step grows with their width, to a limit; without them
-# bf16 is made up from fp32. Beside the products it gains nothing: numbers are widened, and made narrow again.
-BF16_WIDTH, BF16_MOST, BF16_WITHOUT_UNITS, BF16_NUMBER = 38, 5.0, 0.5, 2.4
+# time for each number of rows (all tokens; those that the last layer and the head are asked for), 110 ms, as oneDNN
+# says itself: 11 products of a model whose weights train, 32 smaller ones with adapters, 1.5 to 3.6 ms each.
+COMPILED = 2400
+# What matrix units gain over fp32 in all the products of a step; without them bf16 is made up from fp32. Beside the
+# products it gains nothing: numbers are widened, and made narrow again. Fitted to widths of 192 to 1024 (docs/log.md).
+BF16_GAIN, BF16_WITHOUT_UNITS, BF16_NUMBER = 2.0, 0.5, 2.4
 # Below this a machine counts as having nothing else to do.
 HARDLY_BUSY = 1.1
 # Element-wise work gains less from a second core than products do.
@@ -108,14 +108,14 @@ def find_speed(device: Device, facts: ModelFacts, bf16: bool) -> Speed:
     operator, score = SECONDS_PER_OPERATOR["cpu"], SECONDS_PER_SCORE["cpu"]
     found = _measure(facts.hidden_size, facts.intermediate_size)
     cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
-    gain, number = (_bf16_gain(device, facts), BF16_NUMBER) if bf16 else (1.0, 1.0)
+    gain, number = (_bf16_gain(device), BF16_NUMBER) if bf16 else (1.0, 1.0)
     flops, rate = found.flops * FLOPS_SHARE * gain, found.bytes * cores / number
     return Speed(flops, rate, operator, score / cores, busy=found.busy)
 
 
-def _bf16_gain(device: Device, facts: ModelFacts) -> float:
+def _bf16_gain(device: Device) -> float:
     """How much quicker the products of a step are than in fp32."""
-    return min(BF16_MOST, max(1.0, facts.hidden_size / BF16_WIDTH)) if device.bf16 else BF16_WITHOUT_UNITS
+    return BF16_GAIN if device.bf16 else BF16_WITHOUT_UNITS
 
 
 def threads() -> int:
