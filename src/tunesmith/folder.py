@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
@@ -133,6 +134,11 @@ class RunFolder:
         return above if self.path.parent.name == "stages" and above.stage_list.is_file() else self
 
     @property
+    def resume_words(self) -> str:
+        """The command that goes on with it, as a shell takes it."""
+        return f"tunesmith train {shlex.quote(str(self.whole.recipe))} --resume"
+
+    @property
     def handed_over(self) -> Path | None:
         """What the next stage starts from: the trained model, the merged one, or a vocabulary's; None until then."""
         places = (self.model, self.export("merged"), self.path)
@@ -145,11 +151,8 @@ class RunFolder:
     def require_new(self) -> None:
         """Refuse a folder that already holds something; nothing is touched, so it may be asked early."""
         if self.path.exists() and (not self.path.is_dir() or self._holds_something()):
-            raise FolderError.at(
-                str(self.path),
-                "the output folder already exists and is not empty",
-                f"go on with it: tunesmith train {self.recipe} --resume; or choose another: output=NEW",
-            )
+            fix = f"go on with it: {self.resume_words}; or choose another: output=NEW"
+            raise FolderError.at(str(self.path), "the output folder already exists and is not empty", fix)
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK, effective_ids=True)):
             what = f"cannot be created: {there} is {'not writable' if there.is_dir() else 'no folder'}"

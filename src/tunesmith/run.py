@@ -338,7 +338,7 @@ def _recording(folder: RunFolder, recipe: Recipe, reporter: Reporter) -> Iterato
         recording.event(Failed(step=error.step, code=error.code, problems=problems))
         raise
     except KeyboardInterrupt as error:
-        what, fix = "stopped at once", f"go on with it: tunesmith train {folder.whole.recipe} --resume"
+        what, fix = "stopped at once", f"go on with it: {folder.resume_words}"
         raise Interrupted([Problem(str(folder.path), what, fix)]) from error
 
 

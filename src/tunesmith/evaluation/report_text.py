@@ -5,6 +5,7 @@ one sentence -> scores -> what was forgotten -> answers side by side -> the cour
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -364,6 +365,7 @@ def _next(report: Json, folder: RunFolder) -> str:
     """What to do with it."""
     path = Path(folder.path)
     if report["status"] == "interrupted":
-        return f"## Next\n\n```\ntunesmith train {path / 'recipe.yaml'} --resume\n```"
-    commands = [f"tunesmith chat {path}", export_words(path, str(path))]
+        return f"## Next\n\n```\n{folder.resume_words}\n```"
+    typed = shlex.quote(str(path))
+    commands = [f"tunesmith chat {typed}", export_words(path, typed)]
     return "## Next\n\n```\n" + "\n".join(commands) + "\n```\n\nEvery raw answer is in `answers/`."

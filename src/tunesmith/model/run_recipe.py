@@ -26,6 +26,6 @@ def trained_run(path: str | Path) -> RunFolder:
     """The run whose weights `path` stands for: itself, or its last stage. Raises FolderError where that is to come."""
     run = open_run(path)
     if not run.last.recipe.is_file():
-        fix = f"finish it first: tunesmith train {run.recipe} --resume"
+        fix = f"finish it first: {run.resume_words}"
         raise FolderError.at(str(path), "the run has not come to its last stage", fix)
     return run.last

@@ -13,5 +13,5 @@ def trained_folder(folder: RunFolder) -> Path:
     for path in (folder.model, folder.adapter):
         if path.is_dir():
             return path
-    fix = f"finish it first: tunesmith train {folder.whole.recipe} --resume"
+    fix = f"finish it first: {folder.resume_words}"
     raise FolderError.at(str(folder.path), "the run has not been trained to its end", fix)

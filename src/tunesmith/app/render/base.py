@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -65,6 +66,11 @@ def visible(text: Any, keep_newlines: bool = False) -> str:
         return char
 
     return "".join(map(shown, str(text)))
+
+
+def typed(path: str) -> str:
+    """A path within a command that somebody will copy into a shell."""
+    return shlex.quote(visible(path))
 
 
 def short(text: str, width: int) -> str:

@@ -16,7 +16,10 @@ def page(document: dict[str, Any]) -> RenderableType:
     ours = (certificate or {}).get("format") == "tunesmith"  # PEFT has no such method
     load = "tunesmith.load_adapter" if ours else "PeftModel.from_pretrained"
     ways = {
-        "merged": [f"tunesmith chat {path}", f'AutoModelForCausalLM.from_pretrained("{path}")'],
+        "merged": [
+            f"tunesmith chat {base.typed(document['folder'])}",
+            f'AutoModelForCausalLM.from_pretrained("{path}")',
+        ],
         "adapter": [f'{load}(base, "{path}")'],
     }
     return base.page(

@@ -35,7 +35,7 @@ def page(document: dict[str, Any]) -> RenderableType:
         if left
         else base.mark("good", "every key has a counterpart"),
         base.mark(
-            "good", f"{base.visible(document['out'])}; next: tunesmith plan {base.visible(document['out'])}"
+            "good", f"{base.visible(document['out'])}; next: tunesmith plan {base.typed(document['out'])}"
         ),
     )
 

@@ -237,11 +237,11 @@ def when(moment: float | None) -> str:
 
 def next_words(document: dict[str, Any]) -> RenderableType | None:
     """What can be done with this run now."""
-    run = base.visible(document["run"])
+    run = base.typed(document["run"])
     if document["status"] in ("done", "stopped"):
         return scores.next_steps([f"tunesmith chat {run}", export_words(document["run"], run)])
     if document["status"] in ("interrupted", "killed", "failed") and document["resumable"]:
-        return scores.next_steps([f"tunesmith train {run}/recipe.yaml --resume"])
+        return scores.next_steps([f"tunesmith train {base.typed(document['run'] + '/recipe.yaml')} --resume"])
     return None
 
 

@@ -141,14 +141,14 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
         where = (
             f"interrupted after step {steps}, saved: {run}" if steps else f"interrupted before step 1: {run}"
         )
-        return base.page(
-            base.mark("warn", where), next_steps([f"tunesmith train {run}/recipe.yaml --resume"])
-        )
+        recipe = base.typed(f"{document['run']}/recipe.yaml")
+        return base.page(base.mark("warn", where), next_steps([f"tunesmith train {recipe} --resume"]))
     words = {"done": "trained", "stopped": "stopped early, the best step was kept"}
     head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
     if report is None:
         return head
-    nexts = [f"tunesmith chat {run}", export_words(document["run"], run), f"tunesmith runs show {run}"]
+    typed = base.typed(document["run"])
+    nexts = [f"tunesmith chat {typed}", export_words(document["run"], typed), f"tunesmith runs show {typed}"]
     return base.page(
         head,
         stages.came_to(report["stages"]) if report.get("stages") else None,

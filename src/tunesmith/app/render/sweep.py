@@ -42,9 +42,7 @@ def verdict(document: dict[str, Any]) -> RenderableType:
         )
         return base.mark("quiet", f"no best by held-out loss: {why}")
     words = Text.assemble("lowest held-out loss: ", (base.visible(best["name"]), "strong"))
-    return Group(
-        base.mark("good", words), Text(f"  tunesmith runs show {base.visible(best['run'])}", "accent")
-    )
+    return Group(base.mark("good", words), Text(f"  tunesmith runs show {base.typed(best['run'])}", "accent"))
 
 
 def results(document: dict[str, Any]) -> RenderableType:
