@@ -63,7 +63,7 @@ def _measured(decoding: dict[str, Any]) -> str:
     """How sure the speeds are."""
     ends = decoding["after"]["characters_a_second_spread"]
     how = "in turns" if decoding["in_turns"] else "one after the other"
-    return f"median of {decoding['repeats']} {how} (after: {base.number(ends[0])} to {base.number(ends[1])})"
+    return f"median of {decoding['repeats']} {how} (after: {base.count(ends[0])} to {base.count(ends[1])})"
 
 
 def curve(document: dict[str, Any]) -> RenderableType:
