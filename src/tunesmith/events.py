@@ -54,12 +54,13 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """Held-out loss after `step`; `best` says whether it is the lowest so far."""
+    """Held-out loss after `step`, and before training; `best` says whether it is the lowest since."""
 
     kind: ClassVar[str] = "evaluated"
     time: float = field(default_factory=time.time)
     step: int
     loss_nats: float
+    before_nats: float | None = None
     targets: int
     seconds: float
     best: bool

@@ -376,7 +376,8 @@ def _train(
     visit("tuned")
     store = CheckpointStore(folder.checkpoints, work.recipe.checkpoint.keep)
     with contextlib.closing(work.steps):
-        fitted, trunk = fit_above_trunk(work, tuned, method, store, reporter, stop_after, anyway)
+        base = before.heldout.loss_nats if before is not None and before.heldout is not None else None
+        fitted, trunk = fit_above_trunk(work, tuned, method, store, reporter, stop_after, anyway, base)
     ledger = work.steps.ledger(work.data.ledger, fitted.progress.step)
     _write_ledger(folder, ledger)
     finished = fitted.status != "interrupted"

@@ -79,6 +79,7 @@ def fit_above_trunk(
     reporter: Reporter,
     stop_after: int | None,
     anyway: bool,
+    base_loss_nats: float | None = None,
 ) -> tuple[FitResult, dict[str, Any] | None]:
     """Train as `fit_to_data` does, on kept states where the plan says so; the model is whole again at the end.
 
@@ -86,8 +87,9 @@ def fit_above_trunk(
     """
     kept = keep_trunk(work, tuned, reporter)
     fitted = fit_to_data(
-        kept.work if kept else work, tuned, method, store, reporter, stop_after=stop_after, anyway=anyway
-    )
+        kept.work if kept else work, tuned, method, store, reporter,
+        stop_after=stop_after, anyway=anyway, base_loss_nats=base_loss_nats,
+    )  # fmt: skip
     if kept and fitted.status != "interrupted":
         kept.take_back()
     return fitted, kept.to_json() if kept else None

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tunesmith.data.samples import Sample, SampleSet
     from tunesmith.data.template import ChatTemplate
     from tunesmith.engine.loop import HeldOut as HeldOutLoss
-    from tunesmith.engine.progress import FitResult
+    from tunesmith.engine.progress import FitResult, Settings
     from tunesmith.engine.store import CheckpointStore
     from tunesmith.evaluation.known import Known
     from tunesmith.evaluation.scores import Evaluated, HeldOut
@@ -118,40 +118,30 @@ def fit_to_data(
     *,
     stop_after: int | None = None,
     anyway: bool = False,
+    base_loss_nats: float | None = None,
     schedule: Schedule | None = None,
     enough: Callable[[Stepped], bool] | None = None,
 ) -> FitResult:
     """Hand the engine what it needs, and the held-out loss as a function.
 
-    `schedule` gives another rate than the recipe's; then nothing is evaluated on the way.
+    `base_loss_nats` is the held-out loss before training, where it is known. `schedule` gives another rate than the
+    recipe's; then nothing is evaluated on the way.
     """
     from tunesmith.engine.loop import fit
-    from tunesmith.engine.progress import settings_of
     from tunesmith.objectives.language_modelling import summed_loss
-    from tunesmith.plan.memory import STATE_BYTES
 
-    recipe, plan = work.recipe, work.plan
+    recipe = work.recipe
     validation = work.data.validation if schedule is None else None
     if validation is not None and not len(validation):
         validation = None
     settings = replace(
-        settings_of(
-            recipe,
-            len(work.steps),
-            lr=plan.lr,
-            bf16=plan.precision == "bf16",
-            micro_tokens=plan.micro_tokens,
-            stop_after=stop_after,
-        ),
+        _settings(work),
+        stop_after=stop_after,
         schedule=schedule,
         enough=enough,
         anyway=anyway,
-        text_of=_words_of(work),
-        dry_run=_is_tight(work),
-        foreseen=plan.foreseen,
-        next_recipe=plan.lower(f"{recipe.output}/recipe.yaml"),
         held_out=validation,
-        state_bytes=STATE_BYTES[recipe.optim.optimizer],
+        base_loss_nats=base_loss_nats,
     )
     held_out = None if validation is None else _held_out(work, tuned, validation, reporter)
     rows, steps = work.data.train, work.steps
@@ -159,6 +149,25 @@ def fit_to_data(
     return fit(
         tuned, method, loss_of, rows, steps, recipe, settings, store, identity_of(work), reporter, held_out
     )  # fmt: skip
+
+
+def _settings(work: Work) -> Settings:
+    """What plan and recipe say to the engine."""
+    from tunesmith.engine.progress import settings_of
+    from tunesmith.plan.memory import STATE_BYTES
+
+    recipe, plan = work.recipe, work.plan
+    return replace(
+        settings_of(
+            recipe, len(work.steps), lr=plan.lr, bf16=plan.precision == "bf16", micro_tokens=plan.micro_tokens
+        ),
+        vocabulary=work.facts.vocab_size,
+        text_of=_words_of(work),
+        dry_run=_is_tight(work),
+        foreseen=plan.foreseen,
+        next_recipe=plan.lower(f"{recipe.output}/recipe.yaml"),
+        state_bytes=STATE_BYTES[recipe.optim.optimizer],
+    )
 
 
 def _held_out(work: Work, tuned: TunedModel, rows: SampleSet, reporter: Reporter) -> HeldOutLoss:

@@ -56,6 +56,17 @@ def test_a_log_says_what_matters_at_once() -> None:
     assert out.count("\n") == 3
 
 
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [(None, "best so far"), (2.0, "best so far"), (1.25, "worse than before training (1.2500)")],
+)
+def test_the_lowest_of_losses_that_are_all_worse_is_not_called_good(before: float | None, words: str) -> None:
+    file, reporter = log()
+    reporter.event(Evaluated(step=4, loss_nats=1.5, before_nats=before, targets=10, seconds=0.1, best=True))
+    assert words in file.getvalue()
+    assert ("best" in file.getvalue()) is words.startswith("best")
+
+
 def test_a_long_phase_is_said_once_when_it_ends_and_a_short_one_never(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,12 +20,13 @@ from tunesmith.engine.rescue import (
     Watch,
     back,
     judge,
+    judge_held_out,
     rewind_from_json,
     watch_from_json,
 )
 
 Trace = list[tuple[float, float]]
-LIMITS, NOTHING = Limits(), Watch()
+LIMITS, NOTHING = Limits(guess=math.log(32000)), Watch()
 
 
 def healthy(steps: int, seed: int = 0, noise: float = 0.15) -> Trace:
@@ -244,6 +245,56 @@ def test_a_rate_fifty_times_too_high_is_seen_before_anything_is_usual(trace: Tra
     assert not after(trace[:15]).is_good
 
 
+# A real trace: full tuning of 0.26M parameters, 512 tokens known, at a rate of 3. Its norms fall after the second step.
+RUINED = [
+    (4.4, 8.84), (35.3, 149.0), (68.5, 44.7), (186.0, 24.8), (260.0, 35.0), (298.0, 53.5),
+    *[(310.0, 60.0), (350.0, 55.0), (330.0, 70.0), (390.0, 77.0)] * 20,
+]  # fmt: skip
+
+
+def test_a_model_that_knows_less_than_nothing_is_ruined_whatever_its_gradients_say() -> None:
+    # mutation tried: no `_is_hopeless`
+    limits = Limits(guess=math.log(512))
+    found = verdicts(RUINED, limits)
+    assert found.index("lower") + 1 == LEAST
+    watch = NOTHING
+    for number, (loss, norm) in enumerate(RUINED[:LEAST], 1):
+        judgement = judge(watch, number, loss, norm, limits)
+        watch = judgement.watch
+        assert number < 3 or not watch.is_good  # of the second it cannot be known
+    assert judgement.from_the_start
+    assert "began at 4.4 and is at 310; a guess at random has 6.24" in judgement.reason
+
+
+def test_a_model_that_begins_as_badly_is_not_ruined() -> None:
+    """Random weights may say more than nats of a guess; they fall."""
+    limits = Limits(guess=math.log(512))
+    falling = [(30.0 - 0.1 * number, 40.0) for number in range(200)]
+    assert "lower" not in verdicts(falling, limits)
+
+
+@pytest.mark.parametrize(
+    ("steps", "before", "now", "told"),
+    [
+        (3.5, 2.0, 3.5, True),  # both are worse than they were
+        (1.0, 2.0, 3.5, False),  # known by heart
+        (3.5, 2.0, 2.5, False),  # rows that are harder than the first ones
+    ],
+)
+def test_weights_that_went_bad_show_in_both_losses(
+    steps: float, before: float, now: float, told: bool
+) -> None:
+    # mutation tried: each of the two conditions left out
+    watch = after([(2.0, 0.5), *[(steps, 0.5)] * 300])
+    judgement = judge_held_out(watch, before, now, LIMITS)
+    assert (judgement is not None and judgement.verdict == "lower") is told
+    if told:
+        stopped = judge_held_out(replace(watch, rewinds=3), before, now, LIMITS)
+        assert stopped is not None
+        assert stopped.verdict == "stop"
+    assert judge_held_out(watch, before, now, Limits(sigmas=None)) is None
+
+
 def test_rows_that_become_harder_in_the_first_steps_do_not_end_a_run() -> None:
     # mutation tried: norms not looked at
     rng = np.random.default_rng(0)
@@ -299,7 +350,7 @@ def test_weights_that_go_bad_slowly_or_quickly_are_no_harder_data(steps: int, se
 def test_finite_steps_that_stay_strange_are_taken_when_going_back_has_not_helped() -> None:
     """A finite step is bounded by clipping; a run is not ended because its data have changed for good."""
     tired = replace(after(healthy(300)), rewinds=3)
-    found = verdicts([(30.0, 30.0)] * 12, watch=tired)
+    found = verdicts([(12.0, 30.0)] * 12, watch=tired)
     assert "stop" not in found[:12]
     assert "take" in found
 
@@ -330,6 +381,13 @@ def test_where_none_is_good_or_old_enough_the_window_begins_where_it_can() -> No
     assert back(judgement, 104, [(99, True)]) == Rewind(104, 99, "why", (100, 104), 1.0)
     assert back(judgement, 104, [(60, False), (90, False)]).back_to == 90
     assert back(judgement, 104, [(100, True)]) is None
+
+
+def test_ruined_from_the_start_nothing_but_a_good_checkpoint_is_gone_back_to() -> None:
+    # mutation tried: the newest of any kind
+    judgement = Judgement("lower", "why", Watch(), from_the_start=True)
+    assert back(judgement, 104, [(60, False), (90, False)]) is None
+    assert back(judgement, 104, [(2, True), (90, False)]).back_to == 2
 
 
 def test_a_lower_rate_leaves_no_window_out() -> None:

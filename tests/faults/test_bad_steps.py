@@ -130,6 +130,28 @@ def test_a_loss_that_creeps_up_halves_the_rate(tmp_path: Path, monkeypatch: pyte
     assert rates[80] == pytest.approx(first / 2)
 
 
+def test_a_held_out_loss_far_above_the_base_s_halves_the_rate_and_at_last_ends_the_run(
+    tmp_path: Path,
+) -> None:
+    # mutation tried: `judge_held_out` not asked
+    with pytest.raises(DivergedError, match="went back 1 times before") as error:
+        make_run(tmp_path, lr=1.0, settings={"base_loss_nats": 3.5}, rescue={"rewinds": 1})
+    assert "the held-out loss was 3.5 before training and is" in str(error.value)
+    assert "begin anew with a lower optim.lr than 1" in str(error.value)
+    [event] = rescued(tmp_path)
+    assert event["action"] == "back to step 2; from here on 0.5 times the learning rate"
+    told = [event for event in read(tmp_path / "events.jsonl") if event["kind"] == "evaluated"]
+    assert {event["before_nats"] for event in told} == {3.5}
+
+
+def test_weights_ruined_before_any_checkpoint_are_not_gone_back_to(tmp_path: Path) -> None:
+    # mutation tried: back to the newest of any kind
+    with pytest.raises(DivergedError, match=r"begin anew with a lower optim\.lr than 30"):
+        make_run(tmp_path, lr=30.0, settings={"base_loss_nats": 3.5})
+    assert rescued(tmp_path) == []
+    assert checkpoints(tmp_path, 9).steps() == [2]
+
+
 def test_the_row_that_made_a_step_bad_comes_first_with_its_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

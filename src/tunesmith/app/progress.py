@@ -245,9 +245,8 @@ def event_words(event: Event) -> Text | None:
         case Started(stage=str()):
             return Text(f"{_stage(event)}  from step {event.step + 1} of {event.steps}")
         case Evaluated():
-            best = "  best so far" if event.best else ""
             return Text.assemble(
-                (f"  step {event.step}", "quiet"), f"  held-out loss {event.loss_nats:.4f}", (best, "good")
+                (f"  step {event.step}", "quiet"), f"  held-out loss {event.loss_nats:.4f}", _standing(event)
             )
         case Rescued():
             rows = f" ({', '.join(event.rows[:3])})" if event.rows else ""
@@ -255,6 +254,13 @@ def event_words(event: Event) -> Text | None:
             return base.mark("warn", base.visible(f"{at}{event.reason}{rows}; {event.action}"))
         case Saved() | Started() | Stepped() | Failed() | Finished():
             return None
+
+
+def _standing(event: Evaluated) -> tuple[str, str]:
+    """How a held-out loss compares: with that before training, and with those since."""
+    if event.before_nats is not None and event.loss_nats > event.before_nats:
+        return f"  worse than before training ({event.before_nats:.4f})", "warn"
+    return ("  best so far" if event.best else ""), "good"
 
 
 def _stage(event: Started) -> str:

@@ -189,6 +189,11 @@ class Keeper:
         store.go_back(rewind)
         return replace(self._put_back(store, store.path(rewind.back_to)), seconds=seconds), rewind
 
+    @property
+    def has_checkpoints(self) -> bool:
+        """Whether there is one to resume from."""
+        return self.store is not None and bool(self.store.steps())
+
     def oldest(self, step: int) -> int:
         """The first step that the run may ever go back to, when it is at `step`."""
         return step if self.store is None else min(self.store.steps(), default=0)

@@ -19,7 +19,7 @@ from tunesmith.engine.keeping import Keeper
 from tunesmith.engine.naming import name_rows
 from tunesmith.engine.optim import make_optimizer, rate, set_rate
 from tunesmith.engine.progress import FitResult, Progress, Settings, limits_of
-from tunesmith.engine.rescue import Limits, judge
+from tunesmith.engine.rescue import Judgement, Limits, judge, judge_held_out
 from tunesmith.engine.stall import Pulse, watched
 from tunesmith.engine.step import HalfMoved, Stepper, StepResult, SummedLoss
 from tunesmith.engine.store import CheckpointStore
@@ -73,7 +73,7 @@ def fit(
         tuned.model.train()
         loop = _Loop(
             stepper, keeper, sources, steps, recipe, settings, reporter, held_out, request, pulse,
-            progress.step, limits_of(recipe, searching=settings.schedule is not None),
+            progress.step, limits_of(recipe, settings),
         )  # fmt: skip
         with keeper.finishing(), _with_a_way_out(settings):
             result = loop.run(loop.rehearsed(progress))
@@ -247,15 +247,14 @@ class _Loop:
                 self._tell(done.step, judgement.reason, "step skipped, nothing changed", samples)
                 return done
             case "rewind" | "lower":
-                return self._go_back(done, result, samples)
+                return self._go_back(done, judgement, samples)
             case "stop":
-                raise self._diverged(done.step, result)
+                raise self._diverged(done.step, judgement)
 
-    def _go_back(self, done: Progress, result: StepResult, samples: Sequence[Sample]) -> Progress:
-        judgement = result.judgement
+    def _go_back(self, done: Progress, judgement: Judgement, samples: Sequence[Sample]) -> Progress:
         found = self.keeper.go_back(judgement, done.step, done.seconds)
         if found is None:
-            raise self._diverged(done.step, result)
+            raise self._diverged(done.step, judgement)
         progress, rewind = found
         action = f"back to step {rewind.back_to}"
         if rewind.left_out:
@@ -274,15 +273,17 @@ class _Loop:
             Rescued(step=step, reason=reason, action=action, rows=named.rows, texts=named.texts)
         )
 
-    def _diverged(self, step: int, result: StepResult) -> UserError:
-        watch = result.judgement.watch
+    def _diverged(self, step: int, judgement: Judgement) -> UserError:
+        watch = judgement.watch
         row = f", {len(watch.bad)} steps in a row" if len(watch.bad) > 1 else ""
         tried = f"; went back {watch.rewinds} times before" if watch.rewinds else ""
-        return DivergedError.at(
-            f"step {step}",
-            f"{result.judgement.reason}{row}{tried}",
-            "lower optim.lr, or look at the rows named in events.jsonl; --resume goes back to the last checkpoint",
-        )
+        what = f"{judgement.reason}{row}{tried}"
+        if judgement.from_the_start or not self.keeper.has_checkpoints:
+            rate = f"a lower optim.lr than {self.settings.lr:.3g}"
+            fix = f"begin anew with {rate}: a tenth of it, or what `tunesmith lr-find` measures"
+        else:
+            fix = "lower optim.lr, or look at the rows named in events.jsonl; --resume goes back to the last checkpoint"
+        return DivergedError.at(f"step {step}", what, fix)
 
     def _again_after(self, cause: HalfMoved, progress: Progress) -> Progress:
         """Memory ran out within the optimiser: what it left is thrown away, and the newest checkpoint taken up."""
@@ -318,9 +319,17 @@ class _Loop:
         loss, targets = self.held_out(self._breathe_evaluating)
         self.stepper.tuned.model.train()
         best = progress.best_loss_nats is None or loss < progress.best_loss_nats
-        seconds = time.perf_counter() - began
-        self.reporter.event(Evaluated(step=step, loss_nats=loss, targets=targets, seconds=seconds, best=best))
+        seconds, before = time.perf_counter() - began, self.settings.base_loss_nats
+        evaluated = Evaluated(
+            step=step, loss_nats=loss, before_nats=before, targets=targets, seconds=seconds, best=best
+        )
+        self.reporter.event(evaluated)
         done = replace(progress, evaluated_step=step)
+        judgement = None if before is None else judge_held_out(progress.watch, before, loss, self.limits)
+        if judgement is not None:
+            if judgement.verdict == "stop":
+                raise self._diverged(step, judgement)
+            return self._go_back(done, judgement, [])
         if best:
             return replace(done, best_loss_nats=loss, best_step=step, without_best=0)
         waited, patience = progress.without_best + 1, self.recipe.evaluation.early_stop

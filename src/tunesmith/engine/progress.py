@@ -5,6 +5,7 @@ recipe + plan -> Settings        step after step -> Progress -> FitResult
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,10 @@ class Settings:
     """What to try then, and the command that writes it."""
     held_out: SampleSet | None = None
     """Rows of the held-out loss, whose longest is tried too."""
+    base_loss_nats: float | None = None
+    """The held-out loss before training."""
+    vocabulary: int | None = None
+    """Rows of the base's embedding."""
     anyway: bool = False
     """Go on though data, model or libraries are others than when the run began."""
 
@@ -72,23 +77,15 @@ class FitResult:
     interrupted_by: str | None = None
 
 
-def settings_of(
-    recipe: Recipe, steps: int, *, lr: float, bf16: bool, micro_tokens: int, stop_after: int | None
-) -> Settings:
+def settings_of(recipe: Recipe, steps: int, *, lr: float, bf16: bool, micro_tokens: int) -> Settings:
     """Shares of the run, as steps."""
-    return Settings(
-        lr,
-        bf16,
-        micro_tokens,
-        steps_of(recipe.evaluation.every, steps),
-        steps_of(recipe.checkpoint.every, steps),
-        stop_after,
-    )
+    every = (steps_of(recipe.evaluation.every, steps), steps_of(recipe.checkpoint.every, steps))
+    return Settings(lr, bf16, micro_tokens, *every)
 
 
-def limits_of(recipe: Recipe, searching: bool) -> Limits:
+def limits_of(recipe: Recipe, settings: Settings) -> Limits:
     """What the recipe calls too much for a step; where rates are searched, only NaN is, and nothing is retraced."""
-    asked = recipe.rescue
+    asked, searching = recipe.rescue, settings.schedule is not None
     return Limits(
         sigmas=None if searching else asked.sigmas,
         loss=None if searching else asked.loss,
@@ -96,6 +93,7 @@ def limits_of(recipe: Recipe, searching: bool) -> Limits:
         clip=recipe.optim.grad_clip or 1.0,
         bad_steps=asked.max_bad_steps,
         rewinds=0 if searching else asked.rewinds,
+        guess=math.log(settings.vocabulary) if settings.vocabulary else None,
     )
 
 

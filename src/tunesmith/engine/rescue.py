@@ -6,6 +6,8 @@ loss, grad norm -> judge ->  take      nothing is wrong
                              lower     to a checkpoint from before, with half the learning rate
                              stop      nothing of this helped
 Asked before the optimiser moves anything. Medians, because a mean would follow what it should catch.
+
+held-out loss -> judge_held_out -> lower, stop or nothing: the same rows each time, so there is no noise to tell apart
 """
 
 from __future__ import annotations
@@ -32,11 +34,15 @@ FEW = 5  # steps whose median says where a loss is just now
 # Of the first two steps, and of the first alone: how many sigmas of a step's loss a rise from there is far, and what
 # is too much to be one, on a logarithmic scale: then the first was of odd rows.
 FIRST = ((2, RISE_SIGMAS, math.inf), (1, 12.0, 3.0))
+TRUSTED = 3.0  # a second loss of so many times the first is not where a run began
 NORM_SIGMAS = 2.0  # and norms likewise, if that is more than GROWN
 GROWN = 5.0  # norms by so much above the least of those: weights that go bad, not rows that are harder
 JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gradients have not
 SURE = 24  # steps after a jump by which it is known for one
 STILL_GROWS = 2.0  # norms since the jump: they are waited for
+HOPELESS = (
+    1.5  # times the loss of a guess at random: rows alone do not bring a model there, for a median of steps
+)
 DRIFT_SHARE = 0.5  # of a jump, before or after it: then it was none
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
 # Of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long.
@@ -55,6 +61,8 @@ class Limits:
     clip: float = 1.0
     bad_steps: int = 5
     rewinds: int = 3
+    guess: float | None = None
+    """The loss of a uniform guess: the logarithm of the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,7 @@ class Watch:
     norms: tuple[float, ...] = ()
     bad: tuple[int, ...] = ()  # the present row of skipped steps
     strange: int = 0  # how many of them were finite: the last ones of losses and norms
+    first: float | None = None  # the loss before anything was learnt, or since the data have changed
     lowest: float | None = None  # smoothed loss
     spread: float = 0.0  # of the losses around the lowest
     calm: float | None = None  # the usual gradient norm then
@@ -91,6 +100,8 @@ class Watch:
         logs = _logs(self.norms[-LEAST:])
         steady = len(logs) < SOON or _sigma(logs) <= STEADY_SIGMA
         begun = _begun(self.losses)
+        if begun is not None and self.first is not None and begun > TRUSTED * self.first:
+            begun = self.first
         soon = median(self.losses[-FEW:]) if self.losses else 0.0
         below = begun is None or soon <= begun + LEAST_RISE_NATS
         return not self.bad and steady and below and not _has_risen(self, self.losses[-SOON:])
@@ -104,6 +115,8 @@ class Judgement:
     reason: str
     watch: Watch
     window: tuple[int, int] | None = None
+    from_the_start: bool = False
+    """The first steps have ruined the weights already: what was saved since is no better, unless it is good."""
 
 
 def judge(watch: Watch, step: int, loss: float, grad_norm: float, limits: Limits) -> Judgement:
@@ -124,6 +137,26 @@ def judge(watch: Watch, step: int, loss: float, grad_norm: float, limits: Limits
     ):  # it has been tried; a finite step is bounded by clipping, and the data may have changed for good
         return Judgement("take", fault, replace(seen, bad=(), strange=0))
     return Judgement("stop", fault, seen)
+
+
+def judge_held_out(watch: Watch, before: float, now: float, limits: Limits) -> Judgement | None:
+    """What becomes of a run whose held-out loss was `before` any step and is `now`; None: it goes on.
+
+    A held-out loss that rises alone has other causes: rows known by heart, or another subject than theirs.
+    """
+    if limits.sigmas is None or watch.first is None or not watch.losses:
+        return None
+    usual = median(watch.losses[-LEAST:])
+    if now <= before + LEAST_RISE_NATS or usual <= watch.first + LEAST_RISE_NATS:
+        return None
+    steps = f"the loss of a step, {watch.first:.3g} and {usual:.3g}"
+    reason = f"the held-out loss was {before:.3g} before training and is {now:.3g}; {steps}"
+    return _lower(reason, watch, limits, from_the_start=True)
+
+
+def _lower(reason: str, watch: Watch, limits: Limits, *, from_the_start: bool = False) -> Judgement:
+    verdict: Verdict = "lower" if watch.rewinds < limits.rewinds else "stop"
+    return Judgement(verdict, reason, watch, from_the_start=from_the_start)
 
 
 def _fault(watch: Watch, loss: float, norm: float, limits: Limits) -> str | None:
@@ -163,8 +196,9 @@ def _stands_out(usual: Sequence[float], value: float, sigmas: float, least: floa
 
 
 def _seen(watch: Watch, loss: float, norm: float) -> Watch:
+    first = loss if watch.first is None and not watch.losses else watch.first
     losses, norms = (*watch.losses, loss)[-WINDOW:], (*watch.norms, norm)[-WINDOW:]
-    return replace(watch, losses=losses, norms=norms)
+    return replace(watch, losses=losses, norms=norms, first=first)
 
 
 def _with_lowest(watch: Watch) -> Watch:
@@ -185,9 +219,12 @@ def _has_risen(watch: Watch, losses: Sequence[float]) -> bool:
 def _risen(watch: Watch, limits: Limits) -> Judgement | None:
     if limits.sigmas is None:
         return None
-    if (begun := _worse_than_at_first(watch)) is not None:
-        reason = f"the loss began at {begun:.3g} and is at {median(watch.losses[-LEAST:]):.3g}"
-        return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
+    begun, note = _worse_than_at_first(watch), ""
+    if begun is None and _is_hopeless(watch, limits.guess):
+        begun, note = watch.first, f"; a guess at random has {limits.guess:.3g}"
+    if begun is not None:
+        reason = f"the loss began at {begun:.3g} and is at {median(watch.losses[-LEAST:]):.3g}{note}"
+        return _lower(reason, watch, limits, from_the_start=True)
     if not _has_risen(watch, watch.losses[-SMOOTH:]):
         return None
     if since := _since_a_jump(watch):
@@ -195,10 +232,16 @@ def _risen(watch: Watch, limits: Limits) -> Judgement | None:
         if since < SURE or median(norms[-SOON:]) > STILL_GROWS * max(median(norms[:SOON]), TINY):
             return None
         spread, calm = _sigma(watch.losses[-SMOOTH:]), median(watch.norms[-SMOOTH:])
-        known = replace(watch, lowest=watch.smoothed, spread=spread, calm=calm)
-        return Judgement("take", "", known)
-    reason = f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}"
-    return Judgement("lower" if watch.rewinds < limits.rewinds else "stop", reason, watch)
+        now = watch.smoothed
+        return Judgement("take", "", replace(watch, first=now, lowest=now, spread=spread, calm=calm))
+    return _lower(f"the loss has risen from {watch.lowest:.3g} to {watch.smoothed:.3g}", watch, limits)
+
+
+def _is_hopeless(watch: Watch, guess: float | None) -> bool:
+    """Whether the model knows less than nothing, and knew more when the run began."""
+    if guess is None or watch.first is None or len(watch.losses) < LEAST:
+        return False
+    return median(watch.losses[-LEAST:]) > max(HOPELESS * guess, watch.first + LEAST_RISE_NATS)
 
 
 def _begun(values: Sequence[float], steps: int = 2) -> float | None:
@@ -290,7 +333,7 @@ def back(judgement: Judgement, step: int, candidates: Iterable[tuple[int, bool]]
     """The way back that a judgement asks for, to one of the checkpoints (step, good).
 
     To the newest good one before the window; else before the first bad step, and the window begins there; else to
-    the newest of any kind; None where there is none.
+    the newest of any kind, unless the first steps are to blame; None where there is none.
     """
     first_bad = judgement.watch.bad[0] if judgement.window else step
     begins = judgement.window[0] if judgement.window else step
@@ -298,7 +341,7 @@ def back(judgement: Judgement, step: int, candidates: Iterable[tuple[int, bool]]
     wanted = (
         [at for at, good in there if good and at < begins],
         [at for at, good in there if good and at < first_bad],
-        [at for at, _ in there if at < first_bad],
+        [at for at, _ in there if at < first_bad and not judgement.from_the_start],
     )
     chosen = next((found[-1] for found in wanted if found), None)
     if chosen is None:

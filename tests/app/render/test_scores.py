@@ -19,6 +19,15 @@ def test_a_finished_training_tells_gain_time_and_what_next() -> None:
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_a_training_that_made_it_worse_says_so_first() -> None:
+    # mutation tried: the verdict is not looked at
+    document = {"run": "runs/x", "status": "done", "steps": 10, "report": "runs/x/report.json"}
+    change = {"before": 3.0, "after": 4.1, "change": 1.1, "ci95": [0.9, 1.3], "verdict": "loss"}
+    out = printed(scores.trained(document, {**report(), "heldout_change": change}))
+    assert out.lstrip().startswith("! trained, and worse than before; its held-out loss rose by 1.100 nats")
+    assert "tunesmith lr-find runs/x/recipe.yaml" in out
+
+
 def test_every_verdict_has_words() -> None:
     item = {"before": 0.5, "after": 0.4, "change": -0.1, "ci95": [-0.2, 0.1]}
     verdicts = ("gain", "loss", "within_margin", "cannot_tell")

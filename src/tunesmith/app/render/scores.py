@@ -144,11 +144,22 @@ def trained(document: dict[str, Any], report: dict[str, Any] | None) -> Renderab
         recipe = base.typed(f"{document['run']}/recipe.yaml")
         return base.page(base.mark("warn", where), next_steps([f"tunesmith train {recipe} --resume"]))
     words = {"done": "trained", "stopped": "stopped early, the best step was kept"}
-    head = base.mark("good", f"{words.get(document['status'], document['status'])}: {run}")
+    said = words.get(document["status"], document["status"])
+    head = base.mark("good", f"{said}: {run}")
     if report is None:
         return head
     typed = base.typed(document["run"])
-    nexts = [f"tunesmith chat {typed}", export_words(document["run"], typed), f"tunesmith runs show {typed}"]
+    change, remedy = report.get("heldout_change"), list[str]()
+    if change and change["verdict"] == "loss":
+        low, high = map(base.signed, change["ci95"])
+        rose = f"its held-out loss rose by {base.number(change['change'])} nats ({low} … {high})"
+        head = base.mark("warn", f"{said}, and worse than before; {rose}: {run}")
+        remedy = [f"tunesmith lr-find {base.typed(document['run'] + '/recipe.yaml')}"]
+    nexts = remedy + [
+        f"tunesmith chat {typed}",
+        export_words(document["run"], typed),
+        f"tunesmith runs show {typed}",
+    ]
     return base.page(
         head,
         stages.came_to(report["stages"]) if report.get("stages") else None,
