@@ -411,6 +411,22 @@ def test_a_good_checkpoint_has_steady_norms_a_loss_that_has_not_risen_and_no_bad
     assert not replace(calm, losses=calm.losses[:-LEAST] + (9.0,) * LEAST).is_good
 
 
+def test_a_checkpoint_in_the_midst_of_a_slow_rise_is_none_to_go_back_to() -> None:
+    # mutation tried: good as long as nobody is alarmed
+    creeping = healthy(300, noise=0.02) + [(2.0 + 0.02 * number, 0.8) for number in range(200)]
+    watch, good = NOTHING, []
+    for number, (loss, norm) in enumerate(creeping, 1):
+        judgement = judge(watch, number, loss, norm, LIMITS)
+        if judgement.verdict == "lower":
+            break
+        watch = judgement.watch
+        if watch.is_good:
+            good.append(number)
+    last = max(good)
+    assert creeping[last - 1][0] < watch.lowest + 0.75
+    assert number - last > 20
+
+
 def test_what_is_known_survives_json_bit_for_bit() -> None:
     watch = Rewind(9, 2, "", (5, 9), 0.5).applied_to(after(healthy(100, noise=0.37)))
     assert watch_from_json(json.loads(json.dumps(asdict(watch)))) == watch

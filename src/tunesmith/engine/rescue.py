@@ -30,6 +30,7 @@ LEAST_FACTOR = 10.0  # likewise for gradient norms
 SMOOTH = 32  # steps whose median is the smoothed loss; its own spread is a fifth of a step's
 SOON = 8  # a checkpoint made so early in a rise is one to distrust
 RISE_SIGMAS = 4.0  # of a step's loss: what the smoothed one must rise by, if that is more than the least
+GOOD_SHARE = 0.5  # of such a rise: a checkpoint that has risen by as much is none to go back to
 FEW = 5  # steps whose median says where a loss is just now
 # Of the first two steps, and of the first alone: how many sigmas of a step's loss a rise from there is far, and what
 # is too much to be one, on a logarithmic scale: then the first was of odd rows.
@@ -104,7 +105,7 @@ class Watch:
             begun = self.first
         soon = median(self.losses[-FEW:]) if self.losses else 0.0
         below = begun is None or soon <= begun + LEAST_RISE_NATS
-        return not self.bad and steady and below and not _has_risen(self, self.losses[-SOON:])
+        return not self.bad and steady and below and not _has_risen(self, self.losses[-SOON:], GOOD_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +209,12 @@ def _with_lowest(watch: Watch) -> Watch:
     return replace(watch, lowest=now, spread=_sigma(watch.losses), calm=median(watch.norms[-SMOOTH:]))
 
 
-def _has_risen(watch: Watch, losses: Sequence[float]) -> bool:
-    """Slow divergence: what is usual in these losses is far above what was usual once."""
+def _has_risen(watch: Watch, losses: Sequence[float], share: float = 1.0) -> bool:
+    """Slow divergence: what is usual in these losses is far above what was usual once, or by a share of that."""
     if len(watch.losses) < LEAST or watch.lowest is None:
         return False
     spread = max(watch.spread, watch.lowest * _noise_between(_logs(watch.losses)))  # once, and now
-    return median(losses) > watch.lowest + max(RISE_SIGMAS * spread, LEAST_RISE_NATS)
+    return median(losses) > watch.lowest + share * max(RISE_SIGMAS * spread, LEAST_RISE_NATS)
 
 
 def _risen(watch: Watch, limits: Limits) -> Judgement | None:

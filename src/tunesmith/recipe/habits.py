@@ -7,6 +7,7 @@ from collections.abc import Mapping
 HABITS: Mapping[str, str] = {
     "model_name_or_path": "model", "base_model": "model", "model_name": "model", "output_dir": "output",
     "dataset": "data.train", "datasets": "data.train", "train_file": "data.train", "train_data": "data.train",
+    "stream": "data.train.0.stream", "streaming": "data.train.0.stream",
     "val_size": "data.validation", "eval_dataset": "data.validation",
     "cutoff_len": "data.max_length", "max_seq_length": "data.max_length", "sequence_len": "data.max_length",
     "learning_rate": "optim.lr", "warmup_ratio": "optim.warmup", "warmup_steps": "optim.warmup",
