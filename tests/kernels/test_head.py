@@ -38,6 +38,23 @@ def test_loss_and_gradients_equal_cross_entropy_in_float64(rows, seed):
     torch.testing.assert_close(head.token_losses(hidden, weight, targets).sum(), plain.detach())
 
 
+def test_the_head_s_gradient_is_made_once_and_given_away():
+    # mutation tried: scaled beside the one that was kept
+    hidden = torch.randn(5, 8, requires_grad=True)
+    weight = torch.randn(1000, 8, requires_grad=True)
+    loss = head.summed_loss(hidden, weight, torch.arange(5))
+    [made] = [t.data_ptr() for t in loss.grad_fn.saved_tensors if t is not None and t.shape == weight.shape]
+    loss.backward(retain_graph=True)
+    assert weight.grad.data_ptr() != made  # for a second pass it would be kept
+    with pytest.raises(RuntimeError, match="once for a forward pass"):
+        loss.backward()
+    weight.grad = None
+    loss = head.summed_loss(hidden, weight, torch.arange(5))
+    [made] = [t.data_ptr() for t in loss.grad_fn.saved_tensors if t is not None and t.shape == weight.shape]
+    loss.backward()
+    assert weight.grad.data_ptr() == made
+
+
 def test_a_frozen_head_gets_no_gradient():
     hidden, weight = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
     head.summed_loss(hidden, weight, torch.arange(5)).backward()

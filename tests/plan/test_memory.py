@@ -223,6 +223,18 @@ def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) 
     assert sum(_phases(load)["evaluation"].values()) == pytest.approx(measured, rel=0.01)
 
 
+# mutation tried: two tables in the backward of the head; an embedding's beside all gradients where it is not tied
+@pytest.mark.parametrize("layers", [1, 6])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_large_table_is_held_as_often_as_is_forecast(tied: bool, micro_batches: int, layers: int) -> None:
+    shape = {"vocab_size": 20_000, "hidden_size": 512, "num_hidden_layers": layers}
+    config = {**CONFIGS["llama"], **shape, "tie_word_embeddings": tied}
+    facts = facts_from_config(config)
+    load = replace(BASE, facts=facts, tuning=TUNINGS["full"], accumulates=micro_batches > 1)
+    assert allocated_in_a_step(load) == pytest.approx(measure_step(config, load, micro_batches), rel=0.02)
+
+
 # mutation tried: no ended stages, no importance scores, no copies of y for DoRA
 @pytest.mark.parametrize("tuning", OTHERS, ids=str)
 def test_the_forecast_of_every_method_is_near_what_a_step_allocates(tuning: Tuning) -> None:

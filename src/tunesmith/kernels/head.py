@@ -199,13 +199,18 @@ class _SummedLoss(torch.autograd.Function):
             for g, x in zip((grad_weight, grad_bias, grad_rows), (weight, bias, rows))
         ]
         ctx.save_for_backward(grad_hidden, *kept)
+        ctx.given = False
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.given:
+            raise RuntimeError("gradients of the head are given away as they are: once for a forward pass")
+        ctx.given = True
         grad_hidden, *kept = ctx.saved_tensors
         scale = grads[0]
-        weight, bias, rows = (g if g is None else g * scale for g in kept)
+        # in place: no second table beside the first
+        weight, bias, rows = (g if g is None else g.mul_(scale) for g in kept)
         return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 6
 
 

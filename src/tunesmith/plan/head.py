@@ -17,8 +17,7 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
     A model that runs through its own forward makes all logits at once, and that gradient only afterwards.
     """
     if load.facts.own_forward is None:
-        # the head's own gradient, scaled, beside the one it was kept as
-        return table + chunk_bytes(load, compute), 2 * table
+        return table + chunk_bytes(load, compute), table
     learnt = load.targets * load.facts.vocab_size * FP32
     logits = load.computed * load.facts.vocab_size * compute + learnt
     return logits + learnt, logits + table

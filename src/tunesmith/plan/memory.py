@@ -277,8 +277,7 @@ def galore_states(tuning: GaLore, facts: ModelFacts) -> int:
 
 
 def _phases(load: Load) -> dict[str, dict[str, float]]:
-    facts = load.facts
-    trains = load.trains
+    facts, trains = load.facts, load.trains
     size = numbers(trains, load.bf16)
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
@@ -287,8 +286,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     )  # fmt: skip
     count, at_once = len(found.recomputed), 2  # inputs on their way, out or back (model/offload.py)
     away, beside_one = load.away * min(at_once, count), load.away * (min(at_once, count) - 1)
-    table = facts.embedding_parameters * FP32
-    head_trains, embedding = trains.head(facts), table if trains.embedding else 0
+    table, head_trains = facts.embedding_parameters * FP32, trains.head(facts)
     earlier = all_gradients if load.accumulates else 0
     begun = earlier or (table if head_trains else 0)
     saved = found.total - (table if head_trains and facts.own_forward is None else 0)
@@ -305,13 +303,19 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
             "live layer": live,
         },
         "end of the backward": {
-            "gradients": all_gradients,
+            "gradients": earlier or all_gradients - (table if trains.embedding and not facts.tied else 0),
             "saved activations": lowest if any(found.whole) else 0,
-            "live layer": max(live, embedding),
+            "live layer": live,
         },
         "update": {"gradients": all_gradients},
         "evaluation": _evaluation(load, size.compute),
     }
+    if (
+        trains.embedding
+    ):  # a table that is there already, of a tied head or of micro-batches before, is added to
+        stream = load.computed * facts.hidden_size * FP32
+        again = table if facts.tied or load.accumulates else 0
+        phases["backward of the embedding"] = {"gradients": all_gradients, "live layer": again + stream}
     if load.answer_tokens:
         phases["answering"] = _answering(load, size.compute)
     if found.recomputed and facts.layers - 1 not in found.recomputed:
@@ -321,6 +325,12 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
             "live layer": live,
         }
     return phases
+
+
+def _embedding(load: Load, table: int) -> float:
+    """Its gradient, where one is there already (of a tied head, of micro-batches before), and that of its output."""
+    again = table if load.facts.tied or load.accumulates else 0
+    return again + load.computed * load.facts.hidden_size * FP32
 
 
 def _share_above(found: Saved, facts: ModelFacts) -> float:
