@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tunesmith.model.facts import facts_from_config
@@ -107,6 +109,13 @@ def test_bf16_on_a_processor_compiles_for_every_number_of_rows() -> None:
         2 * duration.COMPILED
     )
     assert operators(True, "cuda", 2) == operators(False, "cuda", 2)
+    load = Load(FACTS, Lora(method="lora"), "cpu", True, 2, "off", 2048, 1024, True)
+    packed, padded = (
+        train_work(one, what_trains(one.tuning, FACTS), Numbers(2, 2), Stretch(4096, 2048, 200, 2)).operators
+        for one in (load, replace(load, packed=False))
+    )
+    more = duration.COMPILED_ANEW - duration.COMPILED  # padded rows are not filled up
+    assert padded - packed == pytest.approx(2 * 2 * more)
 
 
 def test_work_that_is_made_again_and_not_kept_takes_its_time_all_the_same() -> None:

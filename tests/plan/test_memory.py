@@ -223,6 +223,14 @@ def test_the_forecast_of_evaluation_is_what_it_allocates(shape: dict[str, Any]) 
     assert sum(_phases(load)["evaluation"].values()) == pytest.approx(measured, rel=0.01)
 
 
+def test_in_bf16_on_a_processor_what_fills_up_is_counted() -> None:
+    # mutation tried: the tokens of the text alone
+    narrow = replace(BASE, bf16=True, tokens=1987, targets=803)
+    assert (narrow.computed, narrow.asked) == (2048, 832)
+    for other in (replace(narrow, bf16=False), replace(narrow, packed=False), replace(narrow, device="cuda")):
+        assert (other.computed, other.asked) == (1987, 803)
+
+
 # mutation tried: two tables in the backward of the head; an embedding's beside all gradients where it is not tied
 @pytest.mark.parametrize("layers", [1, 6])
 @pytest.mark.parametrize("micro_batches", [1, 2])

@@ -23,6 +23,21 @@ def pack(lengths: ndarray, most_tokens: int, padded: bool = False) -> list[list[
     )
 
 
+# Rows of a product that is compiled for its shape are multiples of a power of two: of 1/16 of them, in these bounds.
+LEAST_FILL, MOST_FILL = 16, 128
+
+
+def filled(tokens: int, targets: int) -> tuple[int, int]:
+    """What a micro-batch has when it is filled up; each of the further targets stands at a further token."""
+    size = (
+        min(MOST_FILL, max(LEAST_FILL, 1 << (tokens // 16).bit_length() - 1)) if tokens >= 16 else LEAST_FILL
+    )
+    more, more_targets = -tokens % size, -targets % size
+    while more < more_targets:
+        more += size
+    return tokens + more, targets + more_targets
+
+
 def _first_fit(lengths: ndarray, order: list[int], most_tokens: int) -> list[list[int]]:
     bins: list[list[int]] = []
     room: list[int] = []

@@ -118,13 +118,16 @@ def _what_is_learnt(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
     return places, labels[places], _weights_at(batch, places)
 
 
-def may_share(model: nn.Module) -> bool:
-    """Whether rows that begin alike may be laid as a tree: our own attention, each row's text as it is, no noise
-    that rows would share, and nobody who counts tokens."""
+def may_fill(model: nn.Module) -> bool:
+    """Whether a document may be added that teaches nothing: our own attention, each row's text as it is, and nobody
+    who counts tokens."""
     lm = causal_lm(model)
-    if own_forward(lm) or ids_before(model) or getattr(lm, WATCHED, False):
-        return False
-    return not _drops(model)
+    return not (own_forward(lm) or ids_before(model) or getattr(lm, WATCHED, False))
+
+
+def may_share(model: nn.Module) -> bool:
+    """Whether rows that begin alike may be laid as a tree: as above, and no noise that rows would share."""
+    return may_fill(model) and not _drops(model)
 
 
 def _drops(model: nn.Module) -> bool:

@@ -142,8 +142,8 @@ class Setting:
         """A step on a machine of this kind, for comparing loads."""
         size = numbers(load.trains, load.bf16)
         tokens = self.shape.tokens / self.shape.steps if self.shape else self.step_tokens
-        computed, pieces = tokens * load.padding, load.micro_batches(tokens)
-        stretch = Stretch(computed, tokens * load.targets / load.tokens, self.attended, pieces)
+        computed, pieces = tokens * load.padded, load.micro_batches(tokens)
+        stretch = Stretch(computed, tokens * load.asked / load.tokens, self.attended, pieces)
         return train_work(load, load.trains, size, stretch).seconds(self.table_speed)
 
     @property

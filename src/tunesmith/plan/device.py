@@ -20,7 +20,7 @@ FAST_BF16 = "TUNESMITH_FAST_BF16"
 """0 or 1: whether bf16 is fast on this processor; unset, its flags decide."""
 # On a processor bf16 compiles its products for ever new shapes, and its other numbers are widened and made narrow
 # again: with LoRA 192 numbers a token take 1.4 times as long as in fp32, 384 1.2, 512 0.9, 1024 0.75.
-BF16_FROM = 448
+BF16_FROM = 384
 _FIRST_CAPABILITY_WITH_BF16 = 8.0  # Ampere
 
 

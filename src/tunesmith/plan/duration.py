@@ -39,13 +39,13 @@ SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 9e-6}
 # document of few tokens costs what blocks of FLOOR cost.
 SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
 FLOOR = 80
-# bf16 on a processor compiles each product for its shape, and micro-batches have ever new ones: as many operators'
-# time for each number of rows (all tokens; those that the last layer and the head are asked for), 110 ms, as oneDNN
-# says itself: 11 products of a model whose weights train, 32 smaller ones with adapters, 1.5 to 3.6 ms each.
-COMPILED = 2400
+# bf16 on a processor compiles each product for its shape, as oneDNN says itself in 1.5 to 3.6 ms: as many operators'
+# time for each number of rows (all tokens; those that the last layer and the head are asked for), 110 ms where
+# every micro-batch has new ones, and on average an eighth of that where they are filled up (data/filling.py).
+COMPILED, COMPILED_ANEW = 300, 2400
 # What matrix units gain over fp32 in all the products of a step; without them bf16 is made up from fp32. Beside the
 # products it gains nothing: numbers are widened, and made narrow again. Fitted to widths of 192 to 1024 (docs/log.md).
-BF16_GAIN, BF16_WITHOUT_UNITS, BF16_NUMBER = 2.0, 0.5, 2.4
+BF16_GAIN, BF16_WITHOUT_UNITS, BF16_NUMBER = 4.0, 0.5, 3.5
 # Below this a machine counts as having nothing else to do.
 HARDLY_BUSY = 1.1
 # Element-wise work gains less from a second core than products do.
@@ -232,7 +232,7 @@ def _layer_work(
     operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(added))
     if load.device == "cpu" and load.bf16 and layer == facts.layers - 1:  # layers share what was compiled
         narrow = not recomputed and asking_share(facts, stretch.tokens, round(stretch.targets)) is not None
-        operators += thirds / 3 * COMPILED * (1 + narrow)
+        operators += thirds / 3 * (COMPILED if load.packed else COMPILED_ANEW) * (1 + narrow)
     return Work(
         stretch.tokens * flops,
         stretch.tokens * traffic + read,

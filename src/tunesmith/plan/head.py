@@ -18,7 +18,7 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
     """
     if load.facts.own_forward is None:
         return table + chunk_bytes(load, compute), table
-    learnt = load.targets * load.facts.vocab_size * FP32
+    learnt = load.asked * load.facts.vocab_size * FP32
     logits = load.computed * load.facts.vocab_size * compute + learnt
     return logits + learnt, logits + table
 
@@ -39,7 +39,7 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
 
     A head in few bits is cast a piece at a time. Where nothing is learnt logarithms stand beside the logits.
     """
-    facts, rows = load.facts, min(load.targets, head_rows(load, compute, learns))
+    facts, rows = load.facts, min(load.asked, head_rows(load, compute, learns))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
     cast = facts.embedding_parameters * compute if stored != compute else 0
     if load.tuning.tables != 16:
@@ -49,4 +49,4 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
         cast = min(PIECE_ELEMENTS, facts.embedding_parameters) * wide
         cast += rows * facts.hidden_size * FP32  # the sum over the pieces
     logits = rows * facts.vocab_size * _alive(load, compute, learns)
-    return logits + load.targets * facts.hidden_size * compute + cast
+    return logits + load.asked * facts.hidden_size * compute + cast

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from tunesmith.data.packing import filled
 from tunesmith.kernels.chunks import TABLE_BLOCK
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
@@ -43,7 +44,7 @@ from tunesmith.tuning.targets import all_targets
 # products that were compiled for ever new shapes (both measured on runs of the bundled model, docs/plan.md).
 FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
 RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
-COMPILED, COMPILED_BYTES = "compiled products", 100 * 2**20
+COMPILED, COMPILED_BYTES = "compiled products", 180 * 2**20
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
@@ -66,9 +67,9 @@ Checkpointing = Literal["off", "full"] | int
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What memory depends on. `frozen_bytes` an element of a frozen weight; slack as in activations.py;
-    `length`: mean tokens of a document. For the time: `padding`, tokens computed for one of the data's, and `share`,
-    that of a micro-batch which one token of the data is (0: micro-batches are full)."""
+    """What memory depends on. `frozen_bytes` an element of a frozen weight; slack as in activations.py; `length`: mean
+    tokens of a document. For the time: `padding`, tokens with those of padded rows for one of the data's, and
+    `share`, that of a micro-batch which one token of the data is (0: micro-batches are full)."""
 
     facts: ModelFacts
     tuning: Tuning
@@ -104,13 +105,28 @@ class Load:
     @property
     def recomputed(self) -> int:
         """Layers that are computed again in the backward pass."""
-        levels = {"off": 0, "full": self.facts.layers}
-        return levels[self.checkpointing] if isinstance(self.checkpointing, str) else self.checkpointing
+        level = self.checkpointing
+        return {"off": 0, "full": self.facts.layers}[level] if isinstance(level, str) else level
 
     @property
     def computed(self) -> float:
         """Tokens computed: those of the text, and learnt ones in front of each document."""
-        return self.tokens * (1 + virtual_inputs(self.tuning) / self.length)
+        return self._filled[0] * (1 + virtual_inputs(self.tuning) / self.length)
+
+    @property
+    def asked(self) -> int:
+        """Targets computed."""
+        return self._filled[1]
+
+    @property
+    def padded(self) -> float:
+        """Tokens computed for one of the data's."""
+        return self.padding * self._filled[0] / self.tokens
+
+    @property
+    def _filled(self) -> tuple[int, int]:  # data/filling.py
+        asked = self.tokens, self.targets
+        return filled(*asked) if self.packed and self.bf16 and self.device == "cpu" else asked
 
     @property
     def away(self) -> float:
@@ -281,7 +297,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     size = numbers(trains, load.bf16)
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
-        facts, trains, size, load.computed, load.targets, load.gathered, load.recomputed, load.length, load.offload,
+        facts, trains, size, load.computed, load.asked, load.gathered, load.recomputed, load.length, load.offload,
         load.attended if load.apart else None,
     )  # fmt: skip
     count, at_once = len(found.recomputed), 2  # inputs on their way, out or back (model/offload.py)
@@ -329,8 +345,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
 
 def _embedding(load: Load, table: int) -> float:
     """Its gradient, where one is there already (of a tied head, of micro-batches before), and that of its output."""
-    again = table if load.facts.tied or load.accumulates else 0
-    return again + load.computed * load.facts.hidden_size * FP32
+    return table * (load.facts.tied or load.accumulates) + load.computed * load.facts.hidden_size * FP32
 
 
 def _share_above(found: Saved, facts: ModelFacts) -> float:

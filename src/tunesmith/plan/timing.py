@@ -105,7 +105,7 @@ def held_out_tokens(recipe: Recipe, shape: RunShape, summary: DataSummary | None
 def step_work(load: Load, shape: RunShape, length: float) -> Work:
     """What a mean step asks for."""
     step = _mean_step(load, shape, length)
-    step = replace(step, tokens=step.tokens * load.padding)
+    step = replace(step, tokens=step.tokens * load.padded, targets=step.targets * load.asked / load.targets)
     return train_work(load, load.trains, numbers(load.trains, load.bf16), step)
 
 
