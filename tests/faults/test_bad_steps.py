@@ -144,6 +144,15 @@ def test_a_held_out_loss_far_above_the_base_s_halves_the_rate_and_at_last_ends_t
     assert {event["before_nats"] for event in told} == {3.5}
 
 
+def test_a_run_that_goes_back_at_its_last_evaluation_has_not_ended(tmp_path: Path) -> None:
+    # mutation tried: the end that was reached still counts
+    with pytest.raises(DivergedError, match="went back 1 times before"):
+        make_run(
+            tmp_path, lr=1.0, budget={"steps": 3}, settings={"base_loss_nats": 3.5}, rescue={"rewinds": 1}
+        )
+    assert steps_told(tmp_path) == [1, 2, 3, 3]
+
+
 def test_weights_ruined_before_any_checkpoint_are_not_gone_back_to(tmp_path: Path) -> None:
     # mutation tried: back to the newest of any kind
     with pytest.raises(DivergedError, match=r"begin anew with a lower optim\.lr than 30"):

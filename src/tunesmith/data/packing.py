@@ -29,9 +29,8 @@ LEAST_FILL, MOST_FILL = 16, 128
 
 def filled(tokens: int, targets: int) -> tuple[int, int]:
     """What a micro-batch has when it is filled up; each of the further targets stands at a further token."""
-    size = (
-        min(MOST_FILL, max(LEAST_FILL, 1 << (tokens // 16).bit_length() - 1)) if tokens >= 16 else LEAST_FILL
-    )
+    sixteenth = 1 << max(0, (tokens // 16).bit_length() - 1)
+    size = min(MOST_FILL, max(LEAST_FILL, sixteenth))
     more, more_targets = -tokens % size, -targets % size
     while more < more_targets:
         more += size

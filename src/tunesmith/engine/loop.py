@@ -152,7 +152,11 @@ class _Loop:
             with _failing_at(min(progress.step + 1, total)):
                 try:
                     over = self._is_over(progress)
-                    progress = self._evaluated(progress, over)
+                    evaluated = self._evaluated(progress, over)
+                    if evaluated.step < progress.step:  # gone back: its end is still to come
+                        progress = evaluated
+                        continue
+                    progress = evaluated
                     ended = over or progress.early_stopped
                     stop = self._asked_to_stop(progress)
                     self._save(progress, ended or stop is not None)

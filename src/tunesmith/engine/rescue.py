@@ -41,9 +41,7 @@ GROWN = 5.0  # norms by so much above the least of those: weights that go bad, n
 JUMP_SHARE = 0.6  # of a rise, within one step: the data have changed, if the gradients have not
 SURE = 24  # steps after a jump by which it is known for one
 STILL_GROWS = 2.0  # norms since the jump: they are waited for
-HOPELESS = (
-    1.5  # times the loss of a guess at random: rows alone do not bring a model there, for a median of steps
-)
+HOPELESS = 1.5  # times the loss of a guess at random: no rows alone bring the median of some steps there
 DRIFT_SHARE = 0.5  # of a jump, before or after it: then it was none
 STEADY_SIGMA = 1.0  # spread of log norms before a checkpoint that is gone back to: within a factor of e
 # Of the sigmas, on a logarithmic scale: near 0, where rows are known by heart, tails are long.

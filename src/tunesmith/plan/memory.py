@@ -326,12 +326,11 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
         "update": {"gradients": all_gradients},
         "evaluation": _evaluation(load, size.compute),
     }
-    if (
-        trains.embedding
-    ):  # a table that is there already, of a tied head or of micro-batches before, is added to
-        stream = load.computed * facts.hidden_size * FP32
-        again = table if facts.tied or load.accumulates else 0
-        phases["backward of the embedding"] = {"gradients": all_gradients, "live layer": again + stream}
+    if trains.embedding:
+        phases["backward of the embedding"] = {
+            "gradients": all_gradients,
+            "live layer": _embedding(load, table),
+        }
     if load.answer_tokens:
         phases["answering"] = _answering(load, size.compute)
     if found.recomputed and facts.layers - 1 not in found.recomputed:
