@@ -1,6 +1,7 @@
 """What a card can do at best, and whether each kernel says there what its plain twin says: one JSON line.
 
-Ceilings: matrix products at the shapes of an 8B layer, copies, attention. Checks: against float64 or bit by bit.
+Ceilings: matrix products at the shapes of an 8B layer, copies, attention. Checks: against float64 or bit by bit. With
+`--device cpu` only what needs no card: whether the same run twice ends with the same bits.
 """
 
 from __future__ import annotations
@@ -139,6 +140,65 @@ def head(found: dict[str, Any]) -> None:
             )
 
 
+def same_bits(found: dict[str, Any]) -> None:
+    """`compute.deterministic`: the same few steps twice, by the engine of `tunesmith train`; are all weights equal?"""
+    device = "cuda" if found["device"] != "cpu" else "cpu"
+    for tuning in ({"method": "full"}, {"method": "lora", "dropout": 0.1}, {"method": "qlora"}):
+        first, second = (trained_weights(device, tuning) for _ in range(2))
+        equal = all(torch.equal(first[name], second[name]) for name in first)
+        found[f"{tuning['method']}, twice with deterministic: same bits"] = equal
+
+
+def trained_weights(device: str, tuning: dict[str, Any]) -> dict[str, Tensor]:
+    """What trains, after five steps of a small model made at random."""
+    import numpy as np
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tunesmith.data.samples import IGNORED, Sample
+    from tunesmith.engine.optim import make_optimizer, set_rate
+    from tunesmith.engine.step import Stepper
+    from tunesmith.engine.world import seed_everything
+    from tunesmith.kernels import attention
+    from tunesmith.model.lean import lean
+    from tunesmith.model.load import DTYPES
+    from tunesmith.model.quantised import Held, hold
+    from tunesmith.objectives.language_modelling import summed_loss
+    from tunesmith.recipe import parse
+    from tunesmith.tuning.build import build
+    from tunesmith.tuning.method import Moments, Setting
+
+    recipe = parse({"model": "m", "data": {"train": "none.jsonl"}, "tuning": tuning})
+    seed_everything(3, deterministic=True)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=32000, hidden_size=256, intermediate_size=688, num_hidden_layers=4,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=DTYPES["bf16" if tuning["method"] == "qlora" else "fp32"],
+            attn_implementation=attention.NAME,
+        )
+    lean(model)
+    hold(model, Held.by(recipe.tuning))
+    method = build(recipe.tuning)
+    tuned = method.prepare(model, Setting())
+    optimizer = make_optimizer(method.parameter_groups(tuned, recipe.optim), (0.9, 0.999))
+    set_rate(optimizer, 1e-3)
+    stepper = Stepper(
+        tuned, optimizer, method.hooks(tuned, Moments(optimizer)), summed_loss, packing=True, autocast=True,
+        grad_clip=1.0,
+    )  # fmt: skip
+    tuned.model.train()
+    draw = np.random.default_rng(0)
+    for number in range(1, 6):
+        rows = [draw.integers(3, 32000, draw.integers(20, 400)).astype(np.int32) for _ in range(8)]
+        samples = [Sample(ids, np.where(ids % 3, ids, IGNORED).astype(np.int32), "row:1") for ids in rows]
+        targets = sum(int((sample.labels != IGNORED).sum()) for sample in samples)
+        stepper.take(number, samples, float(targets), 1024)
+    return {name: parameter.detach().clone() for name, parameter in tuned.trainable.items()}
+
+
 def main() -> None:
     """All checks; each that fails says how, and the others go on."""
     parser = argparse.ArgumentParser()
@@ -146,13 +206,15 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args()
     found: dict[str, Any] = {"versions": f"torch {torch.__version__}", "device": asked.device}
-    if asked.device == "cuda":
+    card = asked.device == "cuda"
+    if card:
         found["device"] = torch.cuda.get_device_name()
-        for part in (ceilings, four_bits, head):
-            try:
-                part(found)
-            except Exception as error:
-                found[part.__name__] = f"{type(error).__name__}: {error}"[:300]
+    for part in (ceilings, four_bits, head, same_bits) if card else (same_bits,):
+        try:
+            part(found)
+        except Exception as error:
+            found[part.__name__] = f"{type(error).__name__}: {error}"[:300]
+        if card:
             torch.cuda.empty_cache()
     print(json.dumps(found))
 
