@@ -15,6 +15,7 @@ import fcntl
 import io
 import os
 import select
+from contextlib import suppress
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -77,8 +78,9 @@ class Spool:
     def settle(self) -> None:
         """What has come so far outlives a power cut. Once a shard: some milliseconds in thousands of rows."""
         for file in self._files():
-            if int(file.name) + file.stat().st_size > self._settled:
-                flush_to_disk(file)
+            with suppress(FileNotFoundError):  # let go of meanwhile, by the thread that trains
+                if int(file.name) + file.stat().st_size > self._settled:
+                    flush_to_disk(file)
         flush_to_disk(self.folder)
         self._settled = self.end
 
