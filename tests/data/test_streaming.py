@@ -175,7 +175,7 @@ def test_what_a_stream_takes_on_the_disk_is_known_beforehand(tmp_path: Path) -> 
         most = max(most, sum(-(-path.stat().st_size // 4096) * 4096 for path in shards))
         plan.release(step + 10, step - 10)
     plan.close()
-    assert 0.5 * forecast < most < 1.1 * forecast
+    assert 0.5 * forecast < most < 1.15 * forecast  # ten shards, and at times one that was just made
 
 
 # mutation tried: a source that is known whole in an order without `joined`
