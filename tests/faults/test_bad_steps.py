@@ -203,7 +203,7 @@ def test_looking_for_the_row_draws_and_changes_nothing(
 
 
 def test_a_silence_is_told_with_the_line_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "HANG_SECONDS", 0.6)
+    monkeypatch.setattr(faults, "HANG_SECONDS", 2.0)
     ask(monkeypatch, "update", range(3, 4), "hang")
     result, _ = make_run(tmp_path, rescue={"stall_minutes": 0.25 / 60})
     assert result.status == "done"
