@@ -22,6 +22,12 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows fill a file."""
+    monkeypatch.setattr(spool, "FILE_BYTES", 500)
+    monkeypatch.setattr(spool, "_ONCE", 100)
+
+
 @pytest.fixture
 def pipe(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     """A named pipe, and its end to write to."""
@@ -92,8 +98,7 @@ def test_nothing_that_left_a_pipe_is_lost(tmp_path: Path, pipe: tuple[Path, int]
 def test_a_pipe_is_let_go_with_its_shards(
     tmp_path: Path, pipe: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "FILE_BYTES", 500)
-    monkeypatch.setattr(spool, "_ONCE", 100)
+    small_files(monkeypatch)
     pour(pipe[1], 0, 500)
     plan = begun(planned(stream(str(pipe[0])), tmp_path / "run", steps=90), tmp_path / "run")
     held = []
@@ -110,8 +115,7 @@ def test_a_pipe_is_let_go_with_its_shards(
 def test_what_is_let_go_of_while_it_is_settled_is_no_error(
     tmp_path: Path, pipe: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "FILE_BYTES", 500)
-    monkeypatch.setattr(spool, "_ONCE", 100)
+    small_files(monkeypatch)
     pour(pipe[1], 0, 100)
     found = spool.Spool(str(pipe[0]), tmp_path / "run", waits=False)
     while found.end < 1500:
@@ -135,8 +139,7 @@ def test_what_is_let_go_of_while_it_is_settled_is_no_error(
 def test_no_row_is_learnt_that_a_power_cut_could_take(
     tmp_path: Path, pipe: tuple[Path, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool, "FILE_BYTES", 500)
-    monkeypatch.setattr(spool, "_ONCE", 100)
+    small_files(monkeypatch)
     durable: dict[str, int] = {}
     monkeypatch.setattr(spool, "flush_to_disk", lambda path: durable.update({path.name: path.stat().st_size}))
     pour(pipe[1], 0, 200)

@@ -262,7 +262,7 @@ def test_a_model_that_knows_less_than_nothing_is_ruined_whatever_its_gradients_s
         judgement = judge(watch, number, loss, norm, limits)
         watch = judgement.watch
         assert number < 3 or not watch.is_good  # of the second it cannot be known
-    assert judgement.from_the_start
+    assert judgement.needs_good
     assert "began at 4.4 and is at 310; a guess at random has 6.24" in judgement.reason
 
 
@@ -383,9 +383,9 @@ def test_where_none_is_good_or_old_enough_the_window_begins_where_it_can() -> No
     assert back(judgement, 104, [(100, True)]) is None
 
 
-def test_ruined_from_the_start_nothing_but_a_good_checkpoint_is_gone_back_to() -> None:
+def test_ruined_needs_good_nothing_but_a_good_checkpoint_is_gone_back_to() -> None:
     # mutation tried: the newest of any kind
-    judgement = Judgement("lower", "why", Watch(), from_the_start=True)
+    judgement = Judgement("lower", "why", Watch(), needs_good=True)
     assert back(judgement, 104, [(60, False), (90, False)]) is None
     assert back(judgement, 104, [(2, True), (90, False)]).back_to == 2
 

@@ -282,7 +282,7 @@ class _Loop:
         row = f", {len(watch.bad)} steps in a row" if len(watch.bad) > 1 else ""
         tried = f"; went back {watch.rewinds} times before" if watch.rewinds else ""
         what = f"{judgement.reason}{row}{tried}"
-        if judgement.from_the_start or not self.keeper.has_checkpoints:
+        if judgement.needs_good or not self.keeper.has_checkpoints:
             rate = f"a lower optim.lr than {self.settings.lr:.3g}"
             fix = f"begin anew with {rate}: a tenth of it, or what `tunesmith lr-find` measures"
         else:

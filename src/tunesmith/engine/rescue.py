@@ -114,8 +114,8 @@ class Judgement:
     reason: str
     watch: Watch
     window: tuple[int, int] | None = None
-    from_the_start: bool = False
-    """The first steps have ruined the weights already: what was saved since is no better, unless it is good."""
+    needs_good: bool = False
+    """The weights went bad some time ago: what was saved since is as bad, unless it is good."""
 
 
 def judge(watch: Watch, step: int, loss: float, grad_norm: float, limits: Limits) -> Judgement:
@@ -150,12 +150,12 @@ def judge_held_out(watch: Watch, before: float, now: float, limits: Limits) -> J
         return None
     steps = f"the loss of a step, {watch.first:.3g} and {usual:.3g}"
     reason = f"the held-out loss was {before:.3g} before training and is {now:.3g}; {steps}"
-    return _lower(reason, watch, limits, from_the_start=True)
+    return _lower(reason, watch, limits, needs_good=True)
 
 
-def _lower(reason: str, watch: Watch, limits: Limits, *, from_the_start: bool = False) -> Judgement:
+def _lower(reason: str, watch: Watch, limits: Limits, *, needs_good: bool = False) -> Judgement:
     verdict: Verdict = "lower" if watch.rewinds < limits.rewinds else "stop"
-    return Judgement(verdict, reason, watch, from_the_start=from_the_start)
+    return Judgement(verdict, reason, watch, needs_good=needs_good)
 
 
 def _fault(watch: Watch, loss: float, norm: float, limits: Limits) -> str | None:
@@ -223,7 +223,7 @@ def _risen(watch: Watch, limits: Limits) -> Judgement | None:
         begun, note = watch.first, f"; a guess at random has {limits.guess:.3g}"
     if begun is not None:
         reason = f"the loss began at {begun:.3g} and is at {median(watch.losses[-LEAST:]):.3g}{note}"
-        return _lower(reason, watch, limits, from_the_start=True)
+        return _lower(reason, watch, limits, needs_good=True)
     if not _has_risen(watch, watch.losses[-SMOOTH:]):
         return None
     if since := _since_a_jump(watch):
@@ -332,7 +332,7 @@ def back(judgement: Judgement, step: int, candidates: Iterable[tuple[int, bool]]
     """The way back that a judgement asks for, to one of the checkpoints (step, good).
 
     To the newest good one before the window; else before the first bad step, and the window begins there; else to
-    the newest of any kind, unless the first steps are to blame; None where there is none.
+    the newest of any kind, unless only a good one will do; None where there is none.
     """
     first_bad = judgement.watch.bad[0] if judgement.window else step
     begins = judgement.window[0] if judgement.window else step
@@ -340,7 +340,7 @@ def back(judgement: Judgement, step: int, candidates: Iterable[tuple[int, bool]]
     wanted = (
         [at for at, good in there if good and at < begins],
         [at for at, good in there if good and at < first_bad],
-        [at for at, _ in there if at < first_bad and not judgement.from_the_start],
+        [at for at, _ in there if at < first_bad and not judgement.needs_good],
     )
     chosen = next((found[-1] for found in wanted if found), None)
     if chosen is None:

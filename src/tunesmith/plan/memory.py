@@ -125,8 +125,8 @@ class Load:
 
     @property
     def _filled(self) -> tuple[int, int]:  # data/filling.py
-        asked = self.tokens, self.targets
-        return filled(*asked) if self.packed and self.bf16 and self.device == "cpu" else asked
+        own = self.tokens, self.targets
+        return filled(*own) if self.packed and self.bf16 and self.device == "cpu" else own
 
     @property
     def away(self) -> float:
