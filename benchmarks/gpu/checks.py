@@ -152,51 +152,30 @@ def same_bits(found: dict[str, Any]) -> None:
 def trained_weights(device: str, tuning: dict[str, Any]) -> dict[str, Tensor]:
     """What trains, after five steps of a small model made at random."""
     import numpy as np
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tunesmith.data.samples import IGNORED, Sample
-    from tunesmith.engine.optim import make_optimizer, set_rate
-    from tunesmith.engine.step import Stepper
+    from engine import samples, stepper
     from tunesmith.engine.world import seed_everything
-    from tunesmith.kernels import attention
-    from tunesmith.model.lean import lean
-    from tunesmith.model.load import DTYPES
-    from tunesmith.model.quantised import Held, hold
-    from tunesmith.objectives.language_modelling import summed_loss
     from tunesmith.recipe import parse
-    from tunesmith.tuning.build import build
-    from tunesmith.tuning.method import Moments, Setting
 
-    recipe = parse({"model": "m", "data": {"train": "none.jsonl"}, "tuning": tuning})
+    values = {
+        "model_type": "llama", "vocab_size": 32000, "hidden_size": 256, "intermediate_size": 688,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+    }  # fmt: skip
+    recipe = parse({
+        "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
+        "optim": {"lr": 1e-3},
+    })  # fmt: skip
     seed_everything(3, deterministic=True)
-    config = AutoConfig.for_model(
-        "llama", vocab_size=32000, hidden_size=256, intermediate_size=688, num_hidden_layers=4,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(
-            config,
-            dtype=DTYPES["bf16" if tuning["method"] == "qlora" else "fp32"],
-            attn_implementation=attention.NAME,
-        )
-    lean(model)
-    hold(model, Held.by(recipe.tuning))
-    method = build(recipe.tuning)
-    tuned = method.prepare(model, Setting())
-    optimizer = make_optimizer(method.parameter_groups(tuned, recipe.optim), (0.9, 0.999))
-    set_rate(optimizer, 1e-3)
-    stepper = Stepper(
-        tuned, optimizer, method.hooks(tuned, Moments(optimizer)), summed_loss, packing=True, autocast=True,
-        grad_clip=1.0,
-    )  # fmt: skip
-    tuned.model.train()
+    taking = stepper(
+        recipe, device, torch.bfloat16 if tuning["method"] == "qlora" else torch.float32, autocast=True
+    )
     draw = np.random.default_rng(0)
     for number in range(1, 6):
         rows = [draw.integers(3, 32000, draw.integers(20, 400)).astype(np.int32) for _ in range(8)]
-        samples = [Sample(ids, np.where(ids % 3, ids, IGNORED).astype(np.int32), "row:1") for ids in rows]
-        targets = sum(int((sample.labels != IGNORED).sum()) for sample in samples)
-        stepper.take(number, samples, float(targets), 1024)
-    return {name: parameter.detach().clone() for name, parameter in tuned.trainable.items()}
+        made = samples(rows, lambda targets: targets % 3)
+        targets = sum(int((sample.labels >= 0).sum()) for sample in made)
+        taking.take(number, made, float(targets), 1024)
+    return {name: parameter.detach().clone() for name, parameter in taking.tuned.trainable.items()}
 
 
 def main() -> None:

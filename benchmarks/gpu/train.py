@@ -17,21 +17,10 @@ RATE = 1e-4
 
 def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[str, Any]:
     """Our own step, through the engine that `tunesmith train` runs."""
-    import numpy as np
-    from transformers import AutoConfig, AutoModelForCausalLM
-
+    from engine import samples, stepper
     from tunesmith import __version__
-    from tunesmith.data.samples import IGNORED, Sample
-    from tunesmith.engine.optim import make_optimizer, set_rate
-    from tunesmith.engine.step import Stepper
-    from tunesmith.kernels import attention
-    from tunesmith.model import load
-    from tunesmith.objectives.language_modelling import summed_loss
     from tunesmith.recipe import parse
-    from tunesmith.tuning.build import build
-    from tunesmith.tuning.method import Moments, Setting
 
-    assert load.DTYPES  # registers the attention
     tuning = {
         "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16},
         "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
@@ -40,55 +29,22 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
         "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
         "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"},
     })  # fmt: skip
-    half = torch.bfloat16 if device != "cpu" else torch.float32
-    config = AutoConfig.for_model(**values)
-    with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=half, attn_implementation=attention.NAME)
-    if job["method"] == "qlora":
-        quantise(model)
-    method = build(recipe.tuning)
-    tuned = method.prepare(model, Setting())
-    randomise(tuned.trainable.items())
-    if job.get("cap_gib"):
-        load.checkpoint_layers(model)
-    optimizer = make_optimizer(
-        method.parameter_groups(tuned, recipe.optim), (0.9, 0.999), recipe.optim.optimizer
+    card = device != "cpu"
+    taking = stepper(
+        recipe, device, torch.bfloat16 if card else torch.float32, card, checkpoint=bool(job.get("cap_gib"))
     )
-    stepper = Stepper(
-        tuned, optimizer, method.hooks(tuned, Moments(optimizer)), summed_loss, packing=True,
-        autocast=device != "cpu", grad_clip=1.0,
-    )  # fmt: skip
-    tuned.model.train()
-    set_rate(optimizer, RATE)
+    randomise(taking.tuned.trainable.items())
     clock = Clock(device)
     for number, step in enumerate(rows(job, WARM + TIMED, values["vocab_size"]), 1):
-        samples = [
-            Sample(
-                ids[:-1], np.where(np.arange(len(ids) - 1) >= 0, ids[1:], IGNORED).astype(np.int32), "row:1"
-            )
-            for ids in step
-        ]
         targets = sum(len(ids) - 1 for ids in step)
-        done = stepper.take(number, samples, float(targets), job["step_tokens"])
+        made = samples(step, lambda targets: targets >= 0)
+        done = taking.take(number, made, float(targets), job["step_tokens"])
         clock.tick(targets, done.loss_nats, done.grad_norm)
     return {
         "version": __version__,
         "forecast_bytes": forecast(recipe, values, job),
         **clock.result(job, values),
     }
-
-
-def quantise(model: Any) -> None:
-    """Each linear layer but the head, held in 4 bits."""
-    from tunesmith.model.four_bit import from_dense
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], from_dense(module, "nf4", True))
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def forecast(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> int | None:
