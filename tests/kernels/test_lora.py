@@ -83,7 +83,7 @@ def test_a_frozen_layer_over_a_frozen_input_needs_no_gradient():
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
 @pytest.mark.parametrize("low", [True, False])
 def test_the_layer_behind_a_gate_is_right_in_float64(act, low, monkeypatch):
-    monkeypatch.setattr("tunesmith.kernels.gate.CACHED_ELEMENTS", 12)  # three rows at a time
+    monkeypatch.setattr("tunesmith.kernels.chunks.CACHED_ELEMENTS", 12)  # three rows at a time
     torch.manual_seed(0)
     gates, up, weight, bias = _wide(2, 5, 4, learns=True), _wide(2, 5, 4, learns=True), _wide(6, 4), _wide(6)
     a, b = _wide(3, 4, learns=True), _wide(6, 3, learns=True)

@@ -1,4 +1,4 @@
-"""How many rows of logits are made at once: one rule for the head's kernels and for the forecast. No torch.
+"""How many rows are made at once, of logits and of gates: one rule for the kernels and for the forecast. No torch.
 
 Too few, and the weight is read from memory again and again; too many, and they crowd out what training needs.
 """
@@ -10,8 +10,13 @@ FP32 = 4
 # fewer.
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 LEAST_ROWS = 16
+# Of a head that does not train, on a processor (running.py): words of a block, and logits that are made at once
+RUNNING_WORDS, RUNNING_ELEMENTS = 2048, 2**21
 # On a card: bytes of logits and of what is made from them; at most a share of its memory.
 CARD_BYTES, CARD_SHARE = 512 * 2**20, 1 / 32
+
+# What a processor's own cache holds of rows that are walked several times; on a card, what may stand beside a layer.
+CACHED_ELEMENTS, CARD_ELEMENTS = 125_000, 2**25
 
 # Weights of a table in 8 or 4 bits that are wide at once (tables.py).
 PIECE_ELEMENTS = 2**23
@@ -24,6 +29,17 @@ def rows_per_chunk(vocabulary: int, card_bytes: int | None, bytes_a_logit: int) 
         return max(LEAST_ROWS, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
     budget = min(CARD_BYTES, card_bytes * CARD_SHARE) if card_bytes else CARD_BYTES
     return max(LEAST_ROWS, int(budget) // (vocabulary * bytes_a_logit))
+
+
+def walked_rows(width: int, card: bool) -> int:
+    """Rows of `width` numbers that are walked several times before the next ones."""
+    return max(1, (CARD_ELEMENTS if card else CACHED_ELEMENTS) // width)
+
+
+def running_shape(vocabulary: int) -> tuple[int, int]:
+    """(rows, words) of a block of logits of a head that does not train, on a processor."""
+    words = min(vocabulary, RUNNING_WORDS)
+    return max(LEAST_ROWS, RUNNING_ELEMENTS // words), words
 
 
 def bytes_a_logit(compute: int, fused: bool, learns: bool = True, trains: bool = False) -> int:

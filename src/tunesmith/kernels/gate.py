@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.chunks import walked_rows
+
 Act = Literal["silu", "gelu", "gelu_tanh"]
-CACHED_ELEMENTS = 125_000  # of these, as many as a core's own cache holds
 _aten = torch.ops.aten
 
 # act into `out`; its gradient into `out`, which may be the gradient's own memory
@@ -58,7 +59,7 @@ def gate_backward(
     """
     forward, backward = _ACTS[act]
     of_gates = torch.empty_like(grad)
-    some = grad.new_empty(min(len(grad), _many(grad)), grad.shape[1])
+    some = grad.new_empty(min(len(grad), walked_rows(grad.shape[1], grad.is_cuda)), grad.shape[1])
     for rows in _rows(grad):
         g, u, dh, dg = gates[rows], up[rows], grad[rows], of_gates[rows]
         made = some[: len(g)]
@@ -73,13 +74,9 @@ def gate_backward(
     return of_gates, grad
 
 
-def _many(of: Tensor) -> int:
-    return len(of) if of.is_cuda else max(1, CACHED_ELEMENTS // of.shape[1])
-
-
 def _rows(of: Tensor) -> Iterator[slice]:
-    """A few rows at a time, on a processor."""
-    step = max(1, _many(of))
+    """A few rows at a time."""
+    step = walked_rows(of.shape[1], of.is_cuda)
     return (slice(begin, begin + step) for begin in range(0, len(of), step))
 
 

@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk
+from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
 from tunesmith.kernels.nf4 import has_triton
+from tunesmith.kernels.running import losses_and_slopes
 from tunesmith.kernels.tables import Table
-
-CACHED_ELEMENTS = 125_000  # of these, as many as a core's own cache holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +58,11 @@ def _card_bytes(device: torch.device) -> int | None:
 def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each token in nats, without gradient. hidden [n d], targets [n] -> [n]."""
     head = head if isinstance(head, Head) else Head(head)
+    if not hidden.is_cuda:
+        with torch.no_grad():
+            return _running(hidden, head.weight, head.bias, targets, head.scale, head.softcap, slopes=False)[
+                0
+            ]
     rows = _rows(hidden, head.weight, _computed_in(hidden), learns=False)
     with torch.no_grad():
         parts = [
@@ -78,7 +82,9 @@ def log_probabilities(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> T
     if not torch.is_grad_enabled() or not learns:
         return -token_losses(hidden, head, targets)
     assert head.learnt_rows is None or not head.learnt_rows[1].requires_grad, "use summed_loss"
-    losses: Tensor = _TokenLosses.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)
+    losses: Tensor = _TokenLosses.apply(
+        hidden, head.weight, head.bias, targets, head.scale, head.softcap, 0.0
+    )
     return -losses
 
 
@@ -98,6 +104,9 @@ def summed_loss(
     learns = [x is not None and x.requires_grad for x in (hidden, head.weight, head.bias, rows)]
     if not torch.is_grad_enabled() or not any(learns):
         return weigh(token_losses(hidden, head, targets), token_weights).sum()
+    if not hidden.is_cuda and not any(learns[1:]):
+        losses = _TokenLosses.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap, z_loss)
+        return weigh(losses, token_weights).sum()
     return _SummedLoss.apply(
         hidden, head.weight, head.bias, rows, ids, targets, token_weights, head.scale, head.softcap, z_loss
     )
@@ -225,8 +234,15 @@ class _TokenLosses(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         scale: float,
-        softcap: Any,
+        softcap: float | None,
+        z_loss: float,
     ) -> Tensor:
+        trains = any(ctx.needs_input_grad[1:3])
+        if not (trains or hidden.is_cuda):
+            each, slopes = _running(hidden, weight, bias, targets, scale, softcap, z_loss)
+            ctx.save_for_backward(slopes)
+            return each
+        assert not z_loss, "use summed_loss"
         dtype = _computed_in(hidden)
         losses, slopes = [], torch.empty_like(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -237,7 +253,6 @@ class _TokenLosses(torch.autograd.Function):
                 losses.append(loss)
                 slopes[begin : begin + chunk] = _product_back(grad.to(dtype), cast).mul_(per_row)
                 del grad
-        trains = any(ctx.needs_input_grad[1:3])
         ctx.save_for_backward(slopes, *((hidden, weight, bias, targets) if trains else ()))
         ctx.scale, ctx.softcap, ctx.dtype = scale, softcap, dtype
         return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
@@ -247,7 +262,17 @@ class _TokenLosses(torch.autograd.Function):
         slopes, *rest = ctx.saved_tensors
         grad_hidden = slopes * grads[0][:, None].to(slopes.dtype)
         weight, bias = _again(ctx, grads[0], *rest) if rest else (None, None)
-        return grad_hidden, weight, bias, None, None, None
+        return grad_hidden, weight, bias, None, None, None, None
+
+
+def _running(
+    hidden: Tensor, weight: Tensor | Table, bias: Tensor | None, targets: Tensor, *more: Any, **options: Any
+) -> tuple[Tensor, Any]:
+    """running.losses_and_slopes in the dtype that products are computed in."""
+    given = hidden.to(_computed_in(hidden))
+    with torch.autocast(hidden.device.type, enabled=False):
+        losses, slopes = losses_and_slopes(given, weight, bias, targets, *more, **options)
+    return losses, None if slopes is None else slopes.to(hidden.dtype)
 
 
 def _again(
@@ -330,7 +355,7 @@ def _loss_and_slope(
 def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
     """exp(z - max) in place, a few rows at a time while they are in the cache: (max, sum) of each row."""
     most, total = (logits.new_empty(logits.shape[0]) for _ in range(2))
-    rows = len(logits) if logits.is_cuda else max(1, CACHED_ELEMENTS // logits.shape[1])
+    rows = walked_rows(logits.shape[1], logits.is_cuda)
     for begin in range(0, len(logits), rows):
         some = slice(begin, begin + rows)
         z = logits[some]

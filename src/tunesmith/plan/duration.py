@@ -16,7 +16,7 @@ from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import FP32, Numbers, Trains, asking_share, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.device import Device
-from tunesmith.plan.head import head_rows
+from tunesmith.plan.head import head_rows, in_blocks
 from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
 from tunesmith.plan.walk import LayerCost
 from tunesmith.tuning.footprint import trainable_parameters
@@ -195,12 +195,13 @@ def train_work(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> W
 
 
 def _table_traffic(load: Load, size: Numbers, stretch: Stretch) -> float:
-    """Bytes moved where a head in few bits is made wide, written and read, twice a chunk of rows."""
+    """Bytes moved where a head in few bits is made wide, written and read, a chunk of rows after the other."""
     if load.tuning.tables == 16:
         return 0.0
     chunks = max(stretch.micro_batches, stretch.targets / head_rows(load, size.compute))
     each = load.tuning.tables / 8 + 2 * size.compute
-    return 2 * chunks * load.facts.embedding_parameters * each
+    passes = 1 if in_blocks(load) else 2
+    return passes * chunks * load.facts.embedding_parameters * each
 
 
 def _layer_work(

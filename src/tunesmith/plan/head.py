@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.kernels.chunks import PIECE_ELEMENTS, bytes_a_logit, rows_per_chunk
+from tunesmith.kernels.chunks import PIECE_ELEMENTS, bytes_a_logit, rows_per_chunk, running_shape
 from tunesmith.plan.activations import FP32
+from tunesmith.tuning.footprint import footprint
 
 if TYPE_CHECKING:
     from tunesmith.plan.memory import Load
@@ -28,8 +29,18 @@ def _alive(load: Load, compute: int, learns: bool = True) -> int:
     return bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
 
 
+def in_blocks(load: Load, learns: bool = True) -> bool:
+    """Whether a block of words is made after the other (kernels/running.py): on a processor, nothing of it learnt."""
+    spelling, found = load.facts.spelling, footprint(load.tuning, load.facts)
+    weight = spelling.embedding if load.facts.tied else spelling.head
+    moves = {f"{weight}.weight", f"{spelling.head}.bias"} & (found.names | found.rows.keys())
+    return load.device != "cuda" and not (learns and moves)
+
+
 def head_rows(load: Load, compute: int, learns: bool = True) -> int:
     """Rows of logits made at once."""
+    if in_blocks(load, learns):
+        return running_shape(load.facts.vocab_size)[0]
     card = load.card_bytes if load.device == "cuda" else None
     return rows_per_chunk(load.facts.vocab_size, card, _alive(load, compute, learns))
 
@@ -41,12 +52,20 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
     """
     facts, rows = load.facts, min(load.asked, head_rows(load, compute, learns))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
-    cast = facts.embedding_parameters * compute if stored != compute else 0
+    runs, table = in_blocks(load, learns), load.facts.embedding_parameters
+    words = running_shape(facts.vocab_size)[1] if runs else facts.vocab_size
+    at_once = words * facts.hidden_size if runs else table
+    cast = at_once * compute if stored != compute else 0
     if load.tuning.tables != 16:
         wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
         if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
             wide = compute if load.device == "cuda" else 1 + 2 * FP32
-        cast = min(PIECE_ELEMENTS, facts.embedding_parameters) * wide
-        cast += rows * facts.hidden_size * FP32  # the sum over the pieces
-    logits = rows * facts.vocab_size * _alive(load, compute, learns)
-    return logits + load.asked * facts.hidden_size * compute + cast
+        cast = min(at_once, PIECE_ELEMENTS, table) * wide
+    hidden = load.asked * facts.hidden_size * compute
+    if not runs:
+        summed = rows * facts.hidden_size * FP32 * (load.tuning.tables != 16)  # over the pieces
+        return rows * words * _alive(load, compute, learns) + hidden + cast + summed
+    narrow = compute != FP32
+    logit = FP32 + compute * narrow + FP32 * (learns and facts.spelling.softcap is not None)
+    pull = load.asked * facts.hidden_size * FP32 + rows * facts.hidden_size * compute * narrow
+    return rows * words * logit + hidden * narrow + pull * learns + cast

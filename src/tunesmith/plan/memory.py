@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.data.packing import filled
-from tunesmith.kernels.chunks import TABLE_BLOCK
+from tunesmith.kernels.chunks import TABLE_BLOCK, walked_rows
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     APART_FROM,
@@ -369,9 +369,8 @@ def _evaluation(load: Load, compute: int) -> dict[str, float]:
     attention = 2 * stream + 3 * heads + repeated
     numbers = max(attention, 4 * stream + 3 * facts.intermediate_size) + 2 * facts.head_dim
     layer = load.computed * (numbers * compute + 6 * INDEX)
-    head = chunk_bytes(load, compute, learns=False)
-    if facts.own_forward:
-        head = load.computed * facts.vocab_size * (compute + FP32)
+    own = load.computed * facts.vocab_size * (compute + FP32)
+    head = own if facts.own_forward else chunk_bytes(load, compute, learns=False)
     return {"live layer": layer} if layer > head else {"head": head}
 
 
@@ -393,7 +392,9 @@ def _live(load: Load, trains: Trains, compute: int) -> float:
     attention = 3 * facts.attention_size * load.attended
     largest = max(linear.inputs * linear.outputs for linear in facts.linears)
     own = largest * FP32 if trains.embedding and load.tuning.base == "none" else 0
-    wide = 0 if load.tuning.base == "none" else largest * compute  # one 4-bit weight at a time
+    own += 0 if load.tuning.base == "none" else largest * compute  # one 4-bit weight at a time
     # capped scores, made again: raw, capped, masked, their shares and two gradients
     scores = 6 * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
-    return load.computed * (max(mlp, attention) * compute + scores) + own + wide
+    walked = min(load.computed, walked_rows(facts.intermediate_size, load.device == "cuda"))  # of act(gate)
+    live = max(load.computed * mlp + walked * facts.intermediate_size, load.computed * attention)
+    return live * compute + load.computed * scores + own

@@ -24,12 +24,13 @@ _CLOSE = 1 / 32
 def reach(setting: Setting, load: Load) -> dict[str, Any]:
     """How far the device of a setting reaches with its recipe, in the plan's own keys."""
     full = replace(load, checkpointing="full")
+    summing = replace(load, accumulates=True)  # whatever the size of the step
 
     def fits(tried: Load) -> bool:
         return setting.fits(tried)
 
     found: dict[str, Any] = {
-        "micro_tokens": grow(load.tokens, lambda n: fits(_with_tokens(load, n))),
+        "micro_tokens": grow(load.tokens, lambda n: fits(_with_tokens(summing, n))),
         "max_length": min(
             grow(load.tokens, lambda n: fits(_with_length(full, n))), load.facts.max_positions or _MOST
         ),
