@@ -58,7 +58,7 @@ def _card_bytes(device: torch.device) -> int | None:
 def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each token in nats, without gradient. hidden [n d], targets [n] -> [n]."""
     head = head if isinstance(head, Head) else Head(head)
-    if not hidden.is_cuda:
+    if hidden.is_cpu:
         with torch.no_grad():
             return _running(hidden, head.weight, head.bias, targets, head.scale, head.softcap, slopes=False)[
                 0
@@ -104,7 +104,7 @@ def summed_loss(
     learns = [x is not None and x.requires_grad for x in (hidden, head.weight, head.bias, rows)]
     if not torch.is_grad_enabled() or not any(learns):
         return weigh(token_losses(hidden, head, targets), token_weights).sum()
-    if not hidden.is_cuda and not any(learns[1:]):
+    if hidden.is_cpu and not any(learns[1:]):
         losses = _TokenLosses.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap, z_loss)
         return weigh(losses, token_weights).sum()
     return _SummedLoss.apply(
@@ -238,7 +238,7 @@ class _TokenLosses(torch.autograd.Function):
         z_loss: float,
     ) -> Tensor:
         trains = any(ctx.needs_input_grad[1:3])
-        if not (trains or hidden.is_cuda):
+        if not trains and hidden.is_cpu:
             each, slopes = _running(hidden, weight, bias, targets, scale, softcap, z_loss)
             ctx.save_for_backward(slopes)
             return each

@@ -3,6 +3,7 @@
     layer.input_layernorm   LlamaRMSNorm   -> LeanNorm       one node (kernels/norm.py)
     layer.self_attn         LlamaAttention -> LeanAttention  q, k and v at once, rotation in one node
     layer.mlp               LlamaMLP       -> LeanMLP        act(gate) * up is made again
+    embed_tokens            its class plus LeanLookup        its gradient is added where it stands (kernels/lookup.py)
     layer.mlp.gate_proj     as it is, under its own name: what trains, is saved or wrapped is not touched
 Which classes of transformers may be swapped, and for what, is a table by family: what is not in it stays as it is.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tunesmith.kernels.gate import Act, gated
+from tunesmith.kernels.lookup import lookup
 from tunesmith.kernels.lora import Part, gated_lora, lora_linears
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
@@ -40,7 +43,11 @@ ATTENTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def lean(lm: Any) -> Any:
-    """Swap what can be swapped in a model of a known family, in place; returns `lm`."""
+    """Swap what can be swapped in a model of a known family, in place; returns `lm`. An embedding in any model."""
+    embedding = lm.get_input_embeddings()
+    if isinstance(embedding, nn.Embedding):
+        kind: Any = type(embedding)
+        embedding.__class__ = _with_lean_lookup(kind)
     family = FAMILIES.get(lm.config.model_type)
     if family is None:
         return lm
@@ -55,6 +62,26 @@ def lean(lm: Any) -> Any:
         elif family.gated and name.endswith(f".{home}") and (act := _act_of(module)):
             lm.set_submodule(name, LeanMLP(module, inputs, act))
     return lm
+
+
+class LeanLookup(nn.Embedding):
+    """An embedding, or the last base of one that does more (Gemma scales its rows)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Int64[...] -> [..., d]."""
+        special = self.max_norm is not None or self.scale_grad_by_freq or self.sparse
+        trains = torch.is_grad_enabled() and self.weight.requires_grad and self.weight.is_leaf
+        return (
+            super().forward(input) if special or not trains else lookup(self.weight, input, self.padding_idx)
+        )
+
+
+@cache
+def _with_lean_lookup(kind: Any) -> Any:
+    """The class of an embedding, with LeanLookup in place of torch's own way to look up."""
+    if issubclass(kind, LeanLookup):
+        return kind
+    return type(kind.__name__, (LeanLookup,) if kind is nn.Embedding else (kind, LeanLookup), {})
 
 
 class _Swapped(nn.Module):

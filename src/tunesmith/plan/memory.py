@@ -329,7 +329,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     if trains.embedding:
         phases["backward of the embedding"] = {
             "gradients": all_gradients,
-            "live layer": _embedding(load, table),
+            "live layer": load.computed * facts.hidden_size * FP32,
         }
     if load.answer_tokens:
         phases["answering"] = _answering(load, size.compute)
@@ -340,11 +340,6 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
             "live layer": live,
         }
     return phases
-
-
-def _embedding(load: Load, table: int) -> float:
-    """Its gradient, where one is there already (of a tied head, of micro-batches before), and that of its output."""
-    return table * (load.facts.tied or load.accumulates) + load.computed * load.facts.hidden_size * FP32
 
 
 def _share_above(found: Saved, facts: ModelFacts) -> float:
