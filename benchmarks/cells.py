@@ -31,6 +31,7 @@ class Cell:
     rows: str
     tuning: dict[str, Any]
     epochs: int = 1
+    rows_a_step: int = 8
 
 
 CELLS = {
@@ -41,6 +42,8 @@ CELLS = {
     "prompt-lora": Cell("58M/32k", "prompt", LORA),
     "freeze-3": Cell("58M/32k", "short", {"method": "freeze", "last_layers": 2}, epochs=3),
     "expanded-lora": Cell("58M/32k", "expanded", LORA),
+    # some 16,000 tokens, the step of a recipe that says nothing
+    "expanded-lora-16k": Cell("58M/32k", "expanded", LORA, rows_a_step=48),
     "152k-short-lora": Cell("103M/152k", "short", LORA),
     "152k-short-full": Cell("103M/152k", "short", {"method": "full"}),
     "152k-prompt-lora": Cell("103M/152k", "prompt", LORA),
@@ -253,7 +256,8 @@ def make_job(name: str, count: int, threads: int, folder: Path) -> Path:
     (folder / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
     job = {
         "cell": name, "folder": str(folder), "model": str(model), "tuning": cell.tuning, "epochs": cell.epochs,
-        "threads": threads, "tokens": sum(map(len, rows["input_ids"])), "count": len(samples),
+        "rows_a_step": cell.rows_a_step, "threads": threads, "count": len(samples),
+        "tokens": sum(map(len, rows["input_ids"])),
         "check_tokens": sum(len(ids) - 1 for ids in rows["input_ids"][:8]),
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")

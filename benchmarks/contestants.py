@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 WARM_STEPS = 2
-ROWS_A_STEP = 8
+ROWS_AT_ONCE = 8  # of peers; where a step has more, they accumulate
 CHECK_ROWS = 8
 
 
@@ -104,7 +104,7 @@ def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True, trunk_cach
             return lambda *_, **__: None
 
     shutil.rmtree(folder / "run", ignore_errors=True)
-    step_tokens = job["tokens"] * ROWS_A_STEP // job["count"]
+    step_tokens = job["tokens"] * job["rows_a_step"] // job["count"]
     overrides = [f"optim.batch_tokens={step_tokens}", f"compute.trunk_cache={trunk_cache}"]
     if check:
         overrides = [
@@ -165,7 +165,8 @@ def rows_of(job: dict[str, Any], check: bool) -> Any:
 def common(job: dict[str, Any], check: bool) -> dict[str, Any]:
     """Settings that every peer shares."""
     return {
-        "output_dir": str(Path(job["folder"]) / "peer"), "per_device_train_batch_size": ROWS_A_STEP,
+        "output_dir": str(Path(job["folder"]) / "peer"), "per_device_train_batch_size": ROWS_AT_ONCE,
+        "gradient_accumulation_steps": 1 if check else job["rows_a_step"] // ROWS_AT_ONCE,
         "num_train_epochs": 2 if check else job["epochs"], "learning_rate": 1e-4, "weight_decay": 0.0,
         "lr_scheduler_type": "constant", "logging_steps": 1, "save_strategy": "no", "report_to": [],
         "bf16": False, "fp16": False, "gradient_checkpointing": False, "use_cpu": True, "disable_tqdm": True,
@@ -199,10 +200,10 @@ def trl(job: dict[str, Any], check: bool, sampling: str = "random", packing: boo
     if packing:
         longest = max(map(len, json.loads((Path(job["folder"]) / "rows.json").read_text())["input_ids"]))
         width = 1024 if longest <= 1024 else 2048
-        a_step = max(1, round(job["tokens"] * ROWS_A_STEP / job["count"] / width))
+        a_step = max(1, round(job["tokens"] * ROWS_AT_ONCE / job["count"] / width))
         options = {
             "packing": True, "packing_strategy": "bfd", "max_length": width,
-            "per_device_train_batch_size": ROWS_A_STEP if check else a_step,
+            "per_device_train_batch_size": ROWS_AT_ONCE if check else a_step,
         }  # fmt: skip
     clock = Clock()
     adapted = job["tuning"]["method"] == "lora"
