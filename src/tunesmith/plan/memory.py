@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.data.packing import filled
-from tunesmith.kernels.chunks import TABLE_BLOCK, walked_rows
+from tunesmith.kernels.chunks import TABLE_BLOCK
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     APART_FROM,
@@ -30,6 +30,7 @@ from tunesmith.plan.activations import (
     uncertainty,
     what_trains,
 )
+from tunesmith.plan.backward import dearest, live_bytes
 from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
 from tunesmith.plan.head import chunk_bytes, head_bytes
 from tunesmith.plan.measured import UNMEASURED
@@ -306,8 +307,11 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     earlier = all_gradients if load.accumulates else 0
     begun = earlier or (table if head_trains else 0)
     saved = found.total - (table if head_trains and facts.own_forward is None else 0)
-    live = _live(load, trains, size.compute)
+    live = live_bytes(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
+    gone, most = dearest(load, trains, size.compute, found)
+    if facts.layers - 1 in found.recomputed:
+        gone, most = away - top - beside_one, live
     kept = {"gradients": earlier, "saved activations": saved + away}
     loss, backward = head_bytes(load, size.compute, table if head_trains else 0)
     phases: dict[str, dict[str, float]] = {
@@ -315,8 +319,8 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
         "backward of the head": {**kept, "head": backward},
         "backward of a layer": {
             "gradients": begun,
-            "saved activations": saved + (top + beside_one if facts.layers - 1 in found.recomputed else away),
-            "live layer": live,
+            "saved activations": saved + away - gone,
+            "live layer": most,
         },
         "end of the backward": {
             "gradients": earlier or all_gradients - (table if trains.embedding and not facts.tied else 0),
@@ -378,18 +382,3 @@ def _answering(load: Load, compute: int) -> dict[str, float]:
         "keys and values": load.answer_tokens * (facts.layers + 1) * each,
         "live layer": load.answer_tokens * live,
     }
-
-
-def _live(load: Load, trains: Trains, compute: int) -> float:
-    """Gradients alive while one layer goes backward: two of the inner size, or those of q, k and v."""
-    facts = load.facts
-    mlp = 2 * facts.intermediate_size
-    attention = 3 * facts.attention_size * load.attended
-    largest = max(linear.inputs * linear.outputs for linear in facts.linears)
-    own = largest * FP32 if trains.embedding and load.tuning.base == "none" else 0
-    own += 0 if load.tuning.base == "none" else largest * compute  # one 4-bit weight at a time
-    # capped scores, made again: raw, capped, masked, their shares and two gradients
-    scores = 6 * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
-    walked = min(load.computed, walked_rows(facts.intermediate_size, load.device == "cuda"))  # of act(gate)
-    live = max(load.computed * mlp + walked * facts.intermediate_size, load.computed * attention)
-    return live * compute + load.computed * scores + own
