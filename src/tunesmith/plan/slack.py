@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 # processor, as a share of what comes and goes in a step (measured, docs/plan.md): glibc reuses freed aligned
 # blocks badly; those of 32 MiB and more go back to the system at once.
 CUDA_SLACK = 0.04
-CPU_SLACK: Mapping[str, float] = {"alone": 0.5, "accumulating": 1.2, "checkpointing": 2.7}
-CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.65, "accumulating": 1.3, "checkpointing": 4.0}
+CPU_SLACK: Mapping[str, float] = {"alone": 0.2, "accumulating": 0.5, "checkpointing": 1.2}
+CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.3, "accumulating": 0.7, "checkpointing": 1.5}
 RETURNED_BLOCK = 32 * 2**20
 
 
