@@ -60,9 +60,10 @@ def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor
     head = head if isinstance(head, Head) else Head(head)
     if hidden.is_cpu:
         with torch.no_grad():
-            return _running(hidden, head.weight, head.bias, targets, head.scale, head.softcap, slopes=False)[
-                0
-            ]
+            losses, _ = _running(
+                hidden, head.weight, head.bias, targets, head.scale, head.softcap, slopes=False
+            )
+        return losses
     rows = _rows(hidden, head.weight, _computed_in(hidden), learns=False)
     with torch.no_grad():
         parts = [
