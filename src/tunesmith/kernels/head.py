@@ -336,9 +336,12 @@ def _loss_and_slope(
 
     The matrix is made in place of the logits: exp(z - max), less its row's sum where the target stands.
     """
-    logits = _cap(raw, softcap)
+    logits, slope = raw, None
+    if softcap is not None:
+        logits = raw.div_(softcap).tanh_()
+        slope = logits.square().neg_().add_(1)  # d cap(z) / dz = 1 - tanh(z / c)^2
+        logits.mul_(softcap)
     hit = logits.gather(1, targets[:, None])[:, 0]
-    slope = None if softcap is None else 1 - (logits / softcap) ** 2  # d cap(z) / dz = 1 - tanh(z / c)^2
     most, total = _exponentials(logits)
     norm = most + total.log()
     loss, factor, taken = norm - hit, scale / total, total

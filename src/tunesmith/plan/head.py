@@ -26,7 +26,8 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
 
 def _alive(load: Load, compute: int, learns: bool = True) -> int:
     """Bytes alive for each logit of a chunk."""
-    return bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
+    slope = FP32 * (learns and load.device != "cuda" and load.facts.spelling.softcap is not None)
+    return slope + bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
 
 
 def in_blocks(load: Load, learns: bool = True) -> bool:
