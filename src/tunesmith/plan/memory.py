@@ -309,9 +309,8 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     saved = found.total - (table if head_trains and facts.own_forward is None else 0)
     live = live_bytes(load, trains, size.compute)
     top, lowest = _recomputed_parts(found)
-    gone, most = dearest(load, trains, size.compute, found)
-    if facts.layers - 1 in found.recomputed:
-        gone, most = away - top - beside_one, live
+    again = facts.layers - 1 in found.recomputed
+    gone, most = (away - top - beside_one, live) if again else dearest(load, trains, size.compute, found)
     kept = {"gradients": earlier, "saved activations": saved + away}
     loss, backward = head_bytes(load, size.compute, table if head_trains else 0)
     phases: dict[str, dict[str, float]] = {
