@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.faults import bad_models, bad_recipes, bad_rows, bad_words
@@ -93,6 +93,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4))
+@example(changes=[("data.tags", [[]])])  # found by a run of this test
 def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:
     """Random values at random keys of a good recipe: taken, and written and read back the same, or told in words."""
     values = copy.deepcopy(GOOD)

@@ -69,7 +69,8 @@ class Tags(Section):
             value = {"columns": value}
         if isinstance(value, dict) and isinstance(value.get("columns"), str | list | tuple):
             names = [value["columns"]] if isinstance(value["columns"], str) else value["columns"]
-            value = {**value, "columns": {name: name for name in names}}
+            if all(isinstance(name, str) for name in names):  # anything else is told as what it is
+                value = {**value, "columns": {name: name for name in names}}
         return value
 
     @field_validator("item", "template")
