@@ -26,8 +26,14 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
 
 def _alive(load: Load, compute: int, learns: bool = True) -> int:
     """Bytes alive for each logit of a chunk."""
-    slope = FP32 * (learns and load.device != "cuda" and load.facts.spelling.softcap is not None)
-    return slope + bytes_a_logit(compute, load.device == "cuda", learns, load.trains.head(load.facts))
+    return _slope(load, learns) + bytes_a_logit(
+        compute, load.device == "cuda", learns, load.trains.head(load.facts)
+    )
+
+
+def _slope(load: Load, learns: bool) -> int:
+    """Bytes of a soft cap's derivative by a logit, which stands beside it but on a card, where a kernel makes it."""
+    return FP32 * (learns and load.device != "cuda" and load.facts.spelling.softcap is not None)
 
 
 def in_blocks(load: Load, learns: bool = True) -> bool:
@@ -47,9 +53,10 @@ def head_rows(load: Load, compute: int, learns: bool = True) -> int:
 
 
 def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
-    """Logits of a chunk and what is made from them; the head's weight, cast, where it is stored wider.
+    """Logits of a chunk, or of a block of words, and what is made from them; the head's weight, cast, where it is
+    stored wider.
 
-    A head in few bits is cast a piece at a time. Where nothing is learnt logarithms stand beside the logits.
+    A head in few bits is cast a piece or a block at a time. Where nothing is learnt logarithms stand beside the logits.
     """
     facts, rows = load.facts, min(load.asked, head_rows(load, compute, learns))
     stored = FP32 if load.trains.head(facts) else load.frozen_bytes
@@ -67,6 +74,6 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
         summed = rows * facts.hidden_size * FP32 * (load.tuning.tables != 16)  # over the pieces
         return rows * words * _alive(load, compute, learns) + hidden + cast + summed
     narrow = compute != FP32
-    logit = FP32 + compute * narrow + FP32 * (learns and facts.spelling.softcap is not None)
+    logit = FP32 + compute * narrow + _slope(load, learns)
     pull = load.asked * facts.hidden_size * FP32 + rows * facts.hidden_size * compute * narrow
     return rows * words * logit + hidden * narrow + pull * learns + cast
