@@ -7,6 +7,7 @@ Ceilings: matrix products at the shapes of an 8B layer, copies, attention. Check
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ def apart(ours: Tensor, exact: Tensor) -> float:
 
 def ceilings(found: dict[str, Any]) -> None:
     """Products, copies, attention."""
-    for m in (8192, 16384):
+    for m in (16384,):
         for k, n in ((4096, 4096), (4096, 14336), (14336, 4096), (4096, 128256)):
             found[f"bf16 {m}x{k}x{n}, TFLOP/s"] = round(product_rate(m, k, n) / 1e12)
     x = torch.randn(2**28, device="cuda")
@@ -51,7 +52,9 @@ def product_rate(m: int, k: int, n: int) -> float:
 
 
 def attention(length: int) -> dict[str, Any]:
-    """Forward and backward over 16k tokens in documents of one length: torch's varlen kernel against groups."""
+    """Forward and backward over 16k tokens in documents of one length, 32 heads and 8 of keys: each way there is."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     from tunesmith.kernels import varlen
     from tunesmith.kernels.attention import packed_attention
     from tunesmith.kernels.documents import group_documents
@@ -62,21 +65,74 @@ def attention(length: int) -> dict[str, Any]:
         torch.randn(1, h, 16384, 128, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         for h in (32, 8, 8)
     ]
+    slope = torch.randn(1, 16384, 32, 128, device="cuda", dtype=torch.bfloat16)
+    ways: dict[str, Any] = {
+        "varlen": (varlen.usable, None),
+        "groups": (lambda *_, **__: False, None),
+        "groups by cuDNN": (lambda *_, **__: False, SDPBackend.CUDNN_ATTENTION),
+    }
     found: dict[str, Any] = {}
     outs = {}
-    for name, usable in (("varlen", varlen.usable), ("groups", lambda *_, **__: False)):
+    for name, (usable, backend) in ways.items():
         kept, varlen.usable = varlen.usable, usable
 
-        def both() -> Tensor:
-            out: Tensor = packed_attention(torch.nn.Module(), *qkv, None, documents=documents)[0]
-            out.sum().backward()
+        def both(asked: Any = backend) -> Tensor:
+            with sdpa_kernel([asked]) if asked else contextlib.nullcontext():
+                out: Tensor = packed_attention(torch.nn.Module(), *qkv, None, documents=documents)[0]
+            out.backward(slope)
             return out
 
         outs[name] = both().detach()
         found[f"attention {length}, {name}, ms"] = round(seconds(both) * 1e3, 2)
         varlen.usable = kept
+    parts = [x.detach().view(-1, 16384 // length, length, 128).transpose(0, 1).requires_grad_() for x in qkv]
+
+    def shared() -> None:
+        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
+            out = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
+        out.backward(slope.view(-1, length, 32, 128).transpose(1, 2))
+
+    found[f"attention {length}, cuDNN with its own shared heads, ms"] = round(seconds(shared) * 1e3, 2)
     found[f"attention {length}, varlen against groups"] = apart(outs["varlen"], outs["groups"])
     return found
+
+
+def rows(found: dict[str, Any]) -> None:
+    """Norm, gate and rotation of 16k tokens of an 8B layer: the Triton pass against the plain twin, both ways."""
+    from tunesmith.kernels import gate, norm, rotary
+
+    torch.manual_seed(0)
+    random = lambda *shape: torch.randn(shape, device="cuda", dtype=torch.bfloat16)  # noqa: E731
+    x, weight, wide, up = random(1, 16384, 4096), random(4096), random(16384, 14336), random(16384, 14336)
+    heads, angles, slope = (
+        random(1, 16384, 32, 128),
+        torch.randn(1, 16384, 128, device="cuda"),
+        random(16384, 14336),
+    )
+    cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+    ways: dict[str, tuple[Any, str, list[Tensor], Callable[..., Tensor]]] = {
+        "norm": (norm, "_on_card", [x, weight], lambda x, w: norm.rms_norm(x, w, 1e-5, "rms")),
+        "gate": (gate, "takes", [wide, up], lambda g, u: gate.gated(g, u, "silu")),
+        "rotary": (rotary, "_one_pass", [heads], lambda x: rotary.rotate(x, cos, sin)),
+    }
+    for name, (module, switch, given, run) in ways.items():
+        kept, results = getattr(module, switch), {}
+        for way in ("plain", "kernel"):
+            if way == "plain":
+                setattr(module, switch, lambda *_: False)
+            inputs = [one.clone().requires_grad_() for one in given]
+
+            def both(inputs: list[Tensor] = inputs, run: Callable[..., Tensor] = run) -> None:
+                for one in inputs:
+                    one.grad = None
+                out = run(*inputs)
+                out.backward(slope.reshape(-1)[: out.numel()].view(out.shape))
+
+            found[f"{name}, {way}, ms"] = round(seconds(both) * 1e3, 3)
+            results[way] = [run(*inputs).detach(), *(one.grad for one in inputs)]
+            setattr(module, switch, kept)
+        pairs = zip(results["kernel"], results["plain"])
+        found[f"{name}, kernel against plain"] = max(apart(a, b) for a, b in pairs)
 
 
 def four_bits(found: dict[str, Any]) -> None:
@@ -140,6 +196,26 @@ def head(found: dict[str, Any]) -> None:
             )
 
 
+def head_rate(found: dict[str, Any]) -> None:
+    """The head of an 8B model over 8k learnt tokens, frozen and trained: loss and gradients, share of 989 TFLOP/s."""
+    from tunesmith.kernels import head as heads
+
+    hidden = torch.randn(8192, 4096, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    targets = torch.randint(0, 128256, (8192,), device="cuda")
+    for name, trains in (("frozen", False), ("trained", True)):
+        weight = (torch.randn(128256, 4096, device="cuda") / 64).to(torch.bfloat16).requires_grad_(trains)
+
+        def both(weight: Tensor = weight) -> None:
+            hidden.grad = weight.grad = None
+            heads.summed_loss(hidden, weight, targets).backward()
+
+        took = seconds(both, 3)
+        found[f"head of 128k words, {name}, ms"] = round(took * 1e3, 1)
+        found[f"head of 128k words, {name}, of peak"] = round(
+            (4 + 2 * trains) * 8192 * 4096 * 128256 / took / 989e12, 3
+        )
+
+
 def same_bits(found: dict[str, Any]) -> None:
     """`compute.deterministic`: the same few steps twice, by the engine of `tunesmith train`; are all weights equal?"""
     device = "cuda" if found["device"] != "cpu" else "cpu"
@@ -188,14 +264,14 @@ def main() -> None:
     card = asked.device == "cuda"
     if card:
         found["device"] = torch.cuda.get_device_name()
-    for part in (ceilings, four_bits, head, same_bits) if card else (same_bits,):
+    for part in (ceilings, rows, four_bits, head, head_rate, same_bits) if card else (same_bits,):
         try:
             part(found)
         except Exception as error:
             found[part.__name__] = f"{type(error).__name__}: {error}"[:300]
+        print(json.dumps(found), flush=True)  # of a process that is stopped the last line counts
         if card:
             torch.cuda.empty_cache()
-    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -50,13 +50,15 @@ TARGETS = {  # tokens a second on one H200
 PEERS = ("trl", "trl_liger", "unsloth")
 
 
-def child(arguments: list[str], seconds: float) -> dict:
+def child(arguments: list[str], seconds: float, first: str = "") -> dict:
     """One process; its last line is JSON. Never raises: what went wrong is the result."""
     environment = {
         **os.environ,
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if first:
+        environment["PYTHONPATH"] = os.pathsep.join([first, environment.get("PYTHONPATH", "")])
     try:
         done = subprocess.run(
             [sys.executable, *arguments],
@@ -65,8 +67,9 @@ def child(arguments: list[str], seconds: float) -> dict:
             timeout=max(1.0, seconds),
             env=environment,
         )
-    except subprocess.TimeoutExpired:
-        return {"error": f"stopped after {seconds:.0f} s"}
+    except subprocess.TimeoutExpired as late:
+        told = (late.stdout or b"").decode().strip().splitlines()
+        return {**(json.loads(told[-1]) if told else {}), "error": f"stopped after {seconds:.0f} s"}
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         return {
@@ -85,7 +88,16 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="models of a few thousand weights")
     parser.add_argument("--cell", action="append", choices=CELLS)
-    parser.add_argument("--peer", action="append", choices=PEERS)
+    parser.add_argument(
+        "--who", action="append", choices=("tunesmith", *PEERS), help="contestants; all if none"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="a kernel table of our step beside the results"
+    )
+    parser.add_argument("--no-checks", action="store_true")
+    parser.add_argument(
+        "--unsloth-path", default="", help="packages that Unsloth alone needs, an older TRL say"
+    )
     parser.add_argument("--out", type=Path, default=HERE.parent / "results")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -93,17 +105,23 @@ def main() -> None:
     kept = asked.out / f"gpu-{datetime.date.today().isoformat()}.json"
     common = ["--device", asked.device, *(["--tiny"] if asked.tiny else [])]
     document: dict = {
-        "checks": child([str(HERE / "checks.py"), *common], end - time.monotonic()),
+        "checks": {}
+        if asked.no_checks
+        else child([str(HERE / "checks.py"), *common], min(end - time.monotonic(), 120)),
         "cells": [],
     }
     print(json.dumps(document["checks"], indent=1), file=sys.stderr)
     for name in asked.cell or CELLS:
-        job = {"name": name, **CELLS[name]}
-        for who in ("tunesmith", *(asked.peer or PEERS)):
-            left = end - time.monotonic()
+        for who in asked.who or ("tunesmith", *PEERS):
+            left, began = end - time.monotonic(), time.monotonic()
             if left < 20:
                 break
-            found = child([str(HERE / "train.py"), who, json.dumps(job), *common], min(left, 150))
+            job = {"name": name, **CELLS[name]}
+            if asked.profile and who == "tunesmith":
+                job["profile"] = str(asked.out / f"profile-{name}.txt")
+            first = asked.unsloth_path if who == "unsloth" else ""
+            found = child([str(HERE / "train.py"), who, json.dumps(job), *common], min(left, 150), first)
+            found["process_seconds"] = round(time.monotonic() - began, 1)
             document["cells"].append({"cell": name, "who": who, **found})
             print(json.dumps(document["cells"][-1]), file=sys.stderr)
             kept.write_text(json.dumps(document, indent=1) + "\n")

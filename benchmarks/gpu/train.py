@@ -34,17 +34,50 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
         recipe, device, torch.bfloat16 if card else torch.float32, card, checkpoint=bool(job.get("cap_gib"))
     )
     randomise(taking.tuned.trainable.items())
+    cap(job, device)
     clock = Clock(device)
-    for number, step in enumerate(rows(job, WARM + TIMED, values["vocab_size"]), 1):
+
+    def take(number: int, step: list[Any]) -> None:
         targets = sum(len(ids) - 1 for ids in step)
         made = samples(step, lambda targets: targets >= 0)
         done = taking.take(number, made, float(targets), job["step_tokens"])
         clock.tick(targets, done.loss_nats, done.grad_norm)
+
+    steps = rows(job, WARM + TIMED, values["vocab_size"])
+    for number, step in enumerate(steps, 1):
+        take(number, step)
+    if job.get("profile"):
+        measured, clock = clock, Clock(device)
+        profile(lambda: take(len(steps) + 1, steps[-1]), job["profile"], device)
+        clock = measured
     return {
         "version": __version__,
         "forecast_bytes": forecast(recipe, values, job),
         **clock.result(job, values),
     }
+
+
+def profile(step: Any, path: str, device: str) -> None:
+    """Where a step's time goes, kernel by kernel, written to `path`."""
+    from torch.profiler import ProfilerActivity
+
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device != "cpu" else [])]
+    began = time.perf_counter()
+    with torch.profiler.profile(activities=kinds) as found:
+        step()
+    by = "self_device_time_total" if device != "cpu" else "self_cpu_time_total"
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"wall {time.perf_counter() - began:.3f} s, profiler's own included\n")
+        file.write(found.key_averages().table(sort_by=by, row_limit=45, max_name_column_width=90))
+
+
+def cap(job: dict[str, Any], device: str) -> None:
+    """From here on no more than the cell's memory, where it has a limit: models are made before they are quantised."""
+    if job.get("cap_gib") and device != "cpu":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(job["cap_gib"] * 2**30 / total)
 
 
 def forecast(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> int | None:
@@ -153,6 +186,7 @@ def trl(job: dict[str, Any], values: dict[str, Any], device: str, liger: bool) -
         train_dataset=Dataset.from_dict({"input_ids": flat, "labels": flat}),
     )  # fmt: skip
     randomise(trainer.model.named_parameters())
+    cap(job, device)
     trainer.train()
     return {"version": library.__version__, **clock.result(job, values)}
 
@@ -212,6 +246,7 @@ def unsloth(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[st
                 clock.tick(job["step_tokens"], float(logs["loss"]), float(logs.get("grad_norm", math.nan)))
 
     flat = [ids.tolist() for step in rows(job, WARM + TIMED, values["vocab_size"]) for ids in step]
+    cap(job, device)
     SFTTrainer(
         model=model, processing_class=words, callbacks=[Ticking()],
         train_dataset=Dataset.from_dict({"input_ids": flat, "labels": flat}),
@@ -254,9 +289,6 @@ def main() -> None:
     if asked.tiny:
         job |= {"length": job["length"] and 64, "step_tokens": 256, "cap_gib": None}
     torch.manual_seed(0)
-    if job.get("cap_gib") and asked.device != "cpu":
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(job["cap_gib"] * 2**30 / total)
     print(json.dumps(CONTESTANTS[asked.who](job, config_values(job, asked.tiny), asked.device)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tunesmith.kernels import head, triton_head, triton_nf4
+from tunesmith.kernels import gate, head, norm, rotary, triton_head, triton_nf4
 from tunesmith.kernels.nf4 import dequantise
 
 
@@ -86,6 +86,79 @@ def summed() -> str:
     return "equal" if worst < 1e-5 else f"{worst}"
 
 
+def both_ways(run: Callable[[], list[Tensor]], places: dict[object, str]) -> list[list[Tensor]]:
+    """What `run` gives by plain torch and by the kernels, which a module takes where its switch says so."""
+    results = []
+    for by_kernel in (False, True):
+        for module, switch in places.items():
+            setattr(module, switch, lambda *_, answer=by_kernel: answer)
+        results.append(run())
+    return results
+
+
+def verdict(results: list[list[Tensor]], tolerance: float) -> str:
+    worst = max(((a - b).double().norm() / a.double().norm()).item() for a, b in zip(*results))
+    return "equal" if worst < tolerance else f"{worst}"
+
+
+def normed(
+    spelling: norm.Spelling, dtype: torch.dtype = torch.float32, width: int = 96, rows: int = 37
+) -> str:
+    """Value, and gradients of input and weight."""
+    torch.manual_seed(5)
+    given, weight = (torch.randn(shape).to(dtype) for shape in ((2, rows, width), (width,)))
+    slope = torch.randn(2, rows, width).to(dtype)
+
+    def run() -> list[Tensor]:
+        x, w = given.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = norm.rms_norm(x, w, 1e-5, spelling)
+        out.backward(slope)
+        assert x.grad is not None
+        assert w.grad is not None
+        return [out.detach(), x.grad, w.grad]
+
+    return verdict(both_ways(run, {norm: "_on_card"}), 1e-6 if dtype == torch.float32 else 1e-3)
+
+
+def gated(
+    act: gate.Act, dtype: torch.dtype = torch.float32, halves: bool = False, again: bool = False
+) -> str:
+    """Value and gradients; gates and up may be halves of one tensor, and h may be asked for again."""
+    torch.manual_seed(6)
+    both, slope = torch.randn(11, 2 * 2500).to(dtype), torch.randn(11, 2500).to(dtype)
+    gates, up = both.chunk(2, 1) if halves else (x.contiguous() for x in both.chunk(2, 1))
+
+    def run() -> list[Tensor]:
+        seen: list[Tensor] = []
+        shown = (lambda rows, h: seen.append(h.clone())) if again else None
+        out = gate.gate(gates, up, act)
+        found = gate.gate_backward(gates, up, slope.clone(), act, shown)
+        return [out, *found, *([torch.cat(seen)] if again else [])]
+
+    return verdict(both_ways(run, {gate: "takes"}), 2e-6 if dtype == torch.float32 else 1e-3)
+
+
+def rotated(dtype: torch.dtype = torch.float32, heads: int = 3, width: int = 24, shared: bool = False) -> str:
+    """Value and gradient; x and what comes back may be views whose heads stand before their tokens."""
+    torch.manual_seed(7)
+    given = torch.randn(2, heads, 9, width).to(dtype).transpose(1, 2)
+    angles = torch.randn(1 if shared else 2, 9, width)
+    cos, sin, slope = (
+        angles.cos().to(dtype),
+        angles.sin().to(dtype),
+        torch.randn(2, 9, heads, width).to(dtype),
+    )
+
+    def run() -> list[Tensor]:
+        x = given.detach().requires_grad_()
+        out = rotary.rotate(x, cos, sin)
+        out.backward(slope)
+        assert x.grad is not None
+        return [out.detach(), x.grad]
+
+    return verdict(both_ways(run, {rotary: "_one_pass"}), 1e-6 if dtype == torch.float32 else 1e-3)
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "nf4": lambda: widened((64, 96)),
     "nf4_double_quant": lambda: widened((320, 256), double=True),
@@ -101,6 +174,19 @@ CHECKS: dict[str, Callable[[], str]] = {
     "head_z_loss": lambda: scored(z_loss=1e-2),
     "head_all": lambda: scored(torch.bfloat16, 0.25, 6.0, True, 1e-2),
     "summed_loss": summed,
+    "norm": lambda: normed("rms"),
+    "norm_scaled": lambda: normed("scaled"),
+    "norm_offset": lambda: normed("offset", rows=1),
+    "norm_fp16": lambda: normed("rms", torch.float16),
+    "norm_of_heads": lambda: normed("rms", width=16, rows=900),
+    "norm_wide": lambda: normed("rms", width=5000, rows=3),
+    "gate_silu": lambda: gated("silu", again=True),
+    "gate_gelu": lambda: gated("gelu"),
+    "gate_gelu_tanh": lambda: gated("gelu_tanh", halves=True),
+    "gate_fp16": lambda: gated("silu", torch.float16, again=True),
+    "rotary": rotated,
+    "rotary_shared": lambda: rotated(shared=True),
+    "rotary_fp16": lambda: rotated(torch.float16, heads=4, width=64),
 }
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.card import takes
 from tunesmith.kernels.chunks import walked_rows
 
 Act = Literal["silu", "gelu", "gelu_tanh"]
@@ -43,6 +44,10 @@ def gated(gates: Tensor, up: Tensor, act: Act) -> Tensor:
 
 def gate(gates: Tensor, up: Tensor, act: Act) -> Tensor:
     """act(gates) * up, without gradient. [n i], [n i] -> [n i]"""
+    if gates.dtype == up.dtype and takes(gates, up):
+        from tunesmith.kernels import triton_rows
+
+        return triton_rows.gate(gates, up, act)
     out = torch.empty_like(up, memory_format=torch.contiguous_format)
     for rows in _rows(up):
         _ACTS[act][0](gates[rows], out[rows])
@@ -60,9 +65,17 @@ def gate_backward(
     forward, backward = _ACTS[act]
     of_gates = torch.empty_like(grad)
     some = grad.new_empty(min(len(grad), walked_rows(grad.shape[1], grad.is_cuda)), grad.shape[1])
+    one_pass = gates.dtype == up.dtype == grad.dtype and grad.is_contiguous() and takes(gates, up, grad)
     for rows in _rows(grad):
         g, u, dh, dg = gates[rows], up[rows], grad[rows], of_gates[rows]
         made = some[: len(g)]
+        if one_pass:
+            from tunesmith.kernels import triton_rows
+
+            triton_rows.gate_backward(g, u, dh, act, dg, dh, None if seen is None else made)
+            if seen is not None:
+                seen(rows, made)
+            continue
         if seen is not None:
             forward(g, made)
             seen(rows, torch.mul(made, u, out=dg))

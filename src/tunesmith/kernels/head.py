@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
-from tunesmith.kernels.nf4 import has_triton
 from tunesmith.kernels.running import losses_and_slopes
 from tunesmith.kernels.tables import Table
 
@@ -161,6 +161,17 @@ def _cap(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
+def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor, per_row: Tensor) -> None:
+    """total += slopes (hidden per_row), in the dtype of the total: [V d], [V n], [n d], [n 1].
+
+    On a card products of 16 bits are summed in 32 by the matrix units; a product in 32 takes ten times as long.
+    """
+    if total.is_cuda and hidden.dtype != total.dtype:
+        torch.addmm(total, slopes, hidden * per_row.to(hidden.dtype), out_dtype=total.dtype, out=total)
+        return
+    total.addmm_(slopes.to(total.dtype), hidden.to(total.dtype) * per_row)
+
+
 class _SummedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -197,12 +208,10 @@ class _SummedLoss(torch.autograd.Function):
                 grad = grad.to(dtype)
                 # each row's factor goes on the narrow side: nothing but the exponential walks along V twice
                 grad_hidden[begin : begin + chunk] = _product_back(grad, cast).mul_(per_row)
-                if grad_rows is not None or grad_weight is not None:
-                    h = h.to(wide) * per_row
                 if grad_rows is not None:
-                    grad_rows.addmm_(grad[:, ids].t().to(wide), h)
+                    _add_product(grad_rows, grad[:, ids].t(), h, per_row)
                 if grad_weight is not None:
-                    grad_weight.addmm_(grad.t().to(wide), h)
+                    _add_product(grad_weight, grad.t(), h, per_row)
                 del grad  # or it would live beside the logits of the next chunk
         kept = [
             g.to(x.dtype) if g is not None and isinstance(x, Tensor) else None

@@ -10,12 +10,12 @@ Shapes: n tokens, i inputs, o outputs; W [o i].
 from __future__ import annotations
 
 import copy
-import importlib.util
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tunesmith.kernels.card import has_triton
 
 
 def held_in_four_bits(weight: Tensor) -> bool:
@@ -53,12 +53,6 @@ def plain_dequantise(weight: Tensor, dtype: torch.dtype) -> Tensor:
     count = state.shape.numel()
     blocks = torch.arange(count, device=codes.device) // state.blocksize
     return (values[:count] * scales[blocks]).to(dtype).view(state.shape)
-
-
-@cache
-def has_triton() -> bool:
-    """Whether Triton is installed; importing it is left to those who call it."""
-    return importlib.util.find_spec("triton") is not None
 
 
 def wide(weight: Tensor, dtype: torch.dtype) -> Tensor:

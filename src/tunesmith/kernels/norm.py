@@ -15,8 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.card import takes
+
 Spelling = Literal["rms", "scaled", "offset"]
 CACHED_ELEMENTS = 65_000  # input, output and gradient of so many fit a core's own cache
+WIDEST = 32768  # of a row that one Triton program holds
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, spelling: Spelling) -> Tensor:
@@ -30,6 +33,13 @@ class _RMSNorm(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
         given = torch.promote_types(x.dtype, weight.dtype) if spelling == "rms" else x.dtype
+        ctx.spelling, ctx.shape = spelling, x.shape
+        if _on_card(flat, weight):
+            from tunesmith.kernels import triton_rows
+
+            out, root = triton_rows.norm(flat, weight, eps, spelling == "rms", spelling == "offset", given)
+            ctx.save_for_backward(flat, root, weight)
+            return out.view(x.shape)
         out = torch.empty(flat.shape, dtype=given, device=x.device)
         root = torch.empty(len(flat), 1, dtype=wide, device=x.device)
         factor = _factor(weight, wide, spelling)
@@ -43,7 +53,6 @@ class _RMSNorm(torch.autograd.Function):
                 out[rows] = weight * (some * root[rows]).to(x.dtype)
             else:
                 out[rows] = some.mul_(root[rows]).mul_(factor)
-        ctx.spelling, ctx.shape = spelling, x.shape
         ctx.save_for_backward(flat, root, weight)
         return out.view(x.shape)
 
@@ -51,6 +60,14 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         flat, root, weight = ctx.saved_tensors
         grad, wide = grads[0].reshape(flat.shape), root.dtype
+        if _on_card(flat, weight, grad):
+            from tunesmith.kernels import triton_rows
+
+            asks_x, asks_weight = ctx.needs_input_grad[:2]
+            of_x, of_weight = triton_rows.norm_backward(
+                flat, root, weight, grad.contiguous(), ctx.spelling == "offset", asks_x, asks_weight
+            )
+            return _given_back(ctx, of_x, of_weight, weight)
         factor = _factor(weight, wide, ctx.spelling)
         of_x = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
         of_weight = torch.zeros_like(factor) if ctx.needs_input_grad[1] else None
@@ -65,8 +82,19 @@ class _RMSNorm(torch.autograd.Function):
                 scaled.mul_(r).addcmul_(some, mean)
                 if of_x.dtype != wide:
                     of_x[rows] = scaled
-        back = None if of_x is None else of_x.view(ctx.shape)
-        return back, None if of_weight is None else of_weight.to(weight.dtype), None, None
+        return _given_back(ctx, of_x, of_weight, weight)
+
+
+def _given_back(
+    ctx: Any, of_x: Tensor | None, of_weight: Tensor | None, weight: Tensor
+) -> tuple[Tensor | None, ...]:
+    back = None if of_x is None else of_x.view(ctx.shape)
+    return back, None if of_weight is None else of_weight.to(weight.dtype), None, None
+
+
+def _on_card(flat: Tensor, *others: Tensor) -> bool:
+    """Whether one Triton program takes a row. flat [n d]"""
+    return flat.shape[1] <= WIDEST and flat.is_contiguous() and takes(flat, *others)
 
 
 def _factor(weight: Tensor, dtype: torch.dtype, spelling: Spelling) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.card import takes
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B T H D], cos and sin [B T D] -> [B T H D]."""
@@ -21,6 +23,10 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
+        if _one_pass(x, cos, sin):
+            from tunesmith.kernels import triton_rows
+
+            return triton_rows.rotate(x, cos, sin)
         cos, sin, half = cos[:, :, None], sin[:, :, None], x.shape[-1] // 2
         out = x * cos
         out[..., :half].sub_(x[..., half:] * sin[..., :half])
@@ -30,9 +36,18 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
+        cos, sin = ctx.saved_tensors
+        if _one_pass(grad, cos, sin):
+            from tunesmith.kernels import triton_rows
+
+            return triton_rows.rotate(grad, cos, sin, back=True), None, None
         cos, sin = (one[:, :, None] for one in ctx.saved_tensors)
         half = grad.shape[-1] // 2
         out = grad * cos
         out[..., :half].add_(grad[..., half:] * sin[..., half:])
         out[..., half:].sub_(grad[..., :half] * sin[..., :half])
         return out, None, None
+
+
+def _one_pass(x: Tensor, cos: Tensor, sin: Tensor) -> bool:
+    return x.dtype == cos.dtype == sin.dtype and cos.stride() == sin.stride() and takes(x, cos, sin)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.chunks import PIECE_ELEMENTS, TABLE_BLOCK
-from tunesmith.kernels.nf4 import has_triton
 
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,

@@ -7,6 +7,7 @@ beginnings and the pruned last layer go by groups (attention.py), which is its p
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -41,9 +42,10 @@ def attend(
     flat = [x.transpose(1, 2).reshape(batch * width, *x.shape[1::2]) for x in (query, key, value)]
     cumulative, longest = documents.cumulative, documents.longest
     limits: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
-    out = _kernel()(
-        *flat, cumulative, cumulative, longest, longest, enable_gqa=heads != key.shape[1], **limits
-    )
+    kernel = _kernel()
+    if heads != key.shape[1] and "enable_gqa" in inspect.signature(kernel).parameters:
+        limits["enable_gqa"] = True  # until torch 2.11 it asked for no leave
+    out = kernel(*flat, cumulative, cumulative, longest, longest, **limits)
     if documents.asking_real is not None:
         out = out.masked_fill(~documents.asking_real.view(-1, 1, 1), 0)
     return out.view(batch, width, heads, -1)

@@ -281,15 +281,16 @@ def checkpoint_layers(
 @contextlib.contextmanager
 def generation_attention(lm: PreTrainedModel) -> Iterator[None]:
     """Within: attention that knows a key-value cache and left padding; after: packed attention again."""
-    before = lm.config._attn_implementation
-    if before != attention.NAME:
-        yield
-        return
-    lm.set_attn_implementation("sdpa" if lm._supports_sdpa else "eager")
+    # the layers' config is not the model's own (without_dropout); transformers before 5.20 would set the latter alone
+    found = [lm.config, *(getattr(module, "config", None) for module in lm.modules())]
+    ours: list[Any] = [c for c in found if getattr(c, "_attn_implementation", None) == attention.NAME]
+    for config in ours:
+        config._attn_implementation = "sdpa" if lm._supports_sdpa else "eager"
     try:
         yield
     finally:
-        lm.set_attn_implementation(before)
+        for config in ours:
+            config._attn_implementation = attention.NAME
 
 
 def save_model(
