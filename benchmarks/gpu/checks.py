@@ -7,7 +7,6 @@ Ceilings: matrix products at the shapes of an 8B layer, copies, attention. Check
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -35,12 +34,16 @@ def apart(ours: Tensor, exact: Tensor) -> float:
 
 
 def ceilings(found: dict[str, Any]) -> None:
-    """Products, copies, attention."""
+    """Products and copies."""
     for m in (16384,):
         for k, n in ((4096, 4096), (4096, 14336), (14336, 4096), (4096, 128256)):
             found[f"bf16 {m}x{k}x{n}, TFLOP/s"] = round(product_rate(m, k, n) / 1e12)
     x = torch.randn(2**28, device="cuda")
     found["copy, GB/s"] = round(2 * x.nbytes / seconds(x.clone) / 1e9)
+
+
+def attentions(found: dict[str, Any]) -> None:
+    """Short documents and full rows."""
     for length in (512, 4096):
         found |= attention(length)
 
@@ -53,8 +56,6 @@ def product_rate(m: int, k: int, n: int) -> float:
 
 def attention(length: int) -> dict[str, Any]:
     """Forward and backward over 16k tokens in documents of one length, 32 heads and 8 of keys: each way there is."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
     from tunesmith.kernels import varlen
     from tunesmith.kernels.attention import packed_attention
     from tunesmith.kernels.documents import group_documents
@@ -67,33 +68,29 @@ def attention(length: int) -> dict[str, Any]:
     ]
     slope = torch.randn(1, 16384, 32, 128, device="cuda", dtype=torch.bfloat16)
     ways: dict[str, Any] = {
-        "varlen": (varlen.usable, None),
-        "groups": (lambda *_, **__: False, None),
-        "groups by cuDNN": (lambda *_, **__: False, SDPBackend.CUDNN_ATTENTION),
+        "as trained": (varlen.usable, varlen._even),
+        "varlen": (varlen.usable, lambda *_: False),
+        "groups": (lambda *_, **__: False, varlen._even),
     }
     found: dict[str, Any] = {}
     outs = {}
-    for name, (usable, backend) in ways.items():
-        kept, varlen.usable = varlen.usable, usable
+    kept = varlen.usable, varlen._even
+    for name, switches in ways.items():
+        varlen.usable, varlen._even = switches
 
-        def both(asked: Any = backend) -> Tensor:
-            with sdpa_kernel([asked]) if asked else contextlib.nullcontext():
-                out: Tensor = packed_attention(torch.nn.Module(), *qkv, None, documents=documents)[0]
+        def both() -> Tensor:
+            for one in qkv:
+                one.grad = None
+            out: Tensor = packed_attention(torch.nn.Module(), *qkv, None, documents=documents)[0]
             out.backward(slope)
             return out
 
-        outs[name] = both().detach()
+        outs[name] = [both().detach(), *(one.grad for one in qkv)]
         found[f"attention {length}, {name}, ms"] = round(seconds(both) * 1e3, 2)
-        varlen.usable = kept
-    parts = [x.detach().view(-1, 16384 // length, length, 128).transpose(0, 1).requires_grad_() for x in qkv]
-
-    def shared() -> None:
-        with sdpa_kernel([SDPBackend.CUDNN_ATTENTION]):
-            out = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True, enable_gqa=True)
-        out.backward(slope.view(-1, length, 32, 128).transpose(1, 2))
-
-    found[f"attention {length}, cuDNN with its own shared heads, ms"] = round(seconds(shared) * 1e3, 2)
-    found[f"attention {length}, varlen against groups"] = apart(outs["varlen"], outs["groups"])
+        varlen.usable, varlen._even = kept
+    for name in ("as trained", "varlen"):
+        worst = max(apart(ours, plain) for ours, plain in zip(outs[name], outs["groups"]))
+        found[f"attention {length}, {name} against groups"] = worst
     return found
 
 
@@ -185,7 +182,7 @@ def head(found: dict[str, Any]) -> None:
         ("plain", torch.bfloat16, plain),
         ("kernel", torch.bfloat16, lambda h, w: heads.summed_loss(h, w, targets)),
     ):  # fmt: skip
-        h, w = hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+        h, w = (x.to(dtype).clone().requires_grad_() for x in (hidden, weight))
         loss = run(h, w)
         loss.backward()
         results[name] = (loss.detach(), h.grad, w.grad)
@@ -214,6 +211,40 @@ def head_rate(found: dict[str, Any]) -> None:
         found[f"head of 128k words, {name}, of peak"] = round(
             (4 + 2 * trains) * 8192 * 4096 * 128256 / took / 989e12, 3
         )
+
+
+def adam(found: dict[str, Any]) -> None:
+    """AdamW in 8 bits: a step of 2^28 numbers by the kernel, of 2^24 by the plain twin; the same weights."""
+    from tunesmith.engine import adam8
+
+    for way, count in (("plain", 2**24), ("kernel", 2**28)):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(count, device="cuda"))
+        optimizer = adam8.AdamW8bit(
+            [{"params": [weight], "weight_decay": 0.1, "lr": 1e-3}], (0.9, 0.999), 1e-8
+        )
+        weight.grad = torch.randn(count, device="cuda")
+        kept = adam8.takes
+        if way == "plain":
+            adam8.takes = lambda *_: False
+        found[f"adamw_8bit, {way}, ns a number"] = round(seconds(optimizer.step, 3) / count * 1e9, 4)
+        adam8.takes = kept
+    results = []
+    for plain in (True, False):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(2**20, device="cuda"))
+        optimizer = adam8.AdamW8bit(
+            [{"params": [weight], "weight_decay": 0.1, "lr": 1e-3}], (0.9, 0.999), 1e-8
+        )
+        for number in range(5):
+            adam8.takes = (lambda *_: False) if plain or number < 4 else kept
+            weight.grad = torch.randn(2**20, device="cuda")
+            optimizer.step()
+        adam8.takes = kept
+        results.append(weight.detach())
+    found["adamw_8bit, kernel against plain, largest difference"] = float(
+        (results[0] - results[1]).abs().max()
+    )
 
 
 def same_bits(found: dict[str, Any]) -> None:
@@ -254,21 +285,30 @@ def trained_weights(device: str, tuning: dict[str, Any]) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in taking.tuned.trainable.items()}
 
 
+PARTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "ceilings": ceilings, "attentions": attentions, "rows": rows, "four_bits": four_bits, "head": head,
+    "head_rate": head_rate, "adam": adam, "same_bits": same_bits,
+}  # fmt: skip
+
+
 def main() -> None:
     """All checks; each that fails says how, and the others go on."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, help="all if none; on a processor same_bits alone"
+    )
     asked = parser.parse_args()
     found: dict[str, Any] = {"versions": f"torch {torch.__version__}", "device": asked.device}
     card = asked.device == "cuda"
     if card:
         found["device"] = torch.cuda.get_device_name()
-    for part in (ceilings, rows, four_bits, head, head_rate, same_bits) if card else (same_bits,):
+    for name in asked.part or (PARTS if card else ("same_bits",)):
         try:
-            part(found)
+            PARTS[name](found)
         except Exception as error:
-            found[part.__name__] = f"{type(error).__name__}: {error}"[:300]
+            found[name] = f"{type(error).__name__}: {error}"[:300]
         print(json.dumps(found), flush=True)  # of a process that is stopped the last line counts
         if card:
             torch.cuda.empty_cache()

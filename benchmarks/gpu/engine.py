@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 
-def stepper(recipe: Any, device: str, dtype: torch.dtype, autocast: bool, checkpoint: bool = False) -> Any:
+def stepper(recipe: Any, device: str, dtype: torch.dtype, autocast: bool, recomputed: Any = ()) -> Any:
     """What takes the steps of a recipe with `model.from_config`: loaded, tuned and stepped as `tunesmith train` does.
 
-    dtype: of the base's weights; autocast: compute in bf16 all the same; checkpoint: recompute every layer.
+    dtype: of the base's weights; autocast: compute in bf16 all the same; recomputed: numbers of those layers.
     """
     from tunesmith.engine.optim import make_optimizer, set_rate
     from tunesmith.engine.step import Stepper
@@ -30,8 +30,8 @@ def stepper(recipe: Any, device: str, dtype: torch.dtype, autocast: bool, checkp
         torch.cuda.reset_peak_memory_stats()
     method = build(recipe.tuning)
     tuned = method.prepare(model, Setting())
-    if checkpoint:
-        checkpoint_layers(tuned.model)
+    if recomputed:
+        checkpoint_layers(tuned.model, recomputed)
     groups = method.parameter_groups(tuned, recipe.optim)
     optimizer = make_optimizer(groups, (0.9, 0.999), recipe.optim.optimizer)
     set_rate(optimizer, recipe.optim.lr)

@@ -14,7 +14,7 @@ SHAPES: dict[str, dict[str, Any]] = {
            "num_key_value_heads": 32, "intermediate_size": 11008, "vocab_size": 32000},
     "0.5b": {"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24, "num_attention_heads": 14,
              "num_key_value_heads": 2, "intermediate_size": 4864, "vocab_size": 151936, "tie_word_embeddings": True},
-    "tiny": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "tiny": {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
              "num_key_value_heads": 2, "intermediate_size": 128, "vocab_size": 512},
 }  # fmt: skip
 
@@ -58,6 +58,8 @@ def flops_a_token(job: dict[str, Any], values: dict[str, Any], length: float) ->
     match job["method"]:
         case "full":
             return 6 * (trunk + head) + attention
+        case "freeze" if job.get("kept"):
+            return 6 * trunk * 2 / layers + 4 * head + attention * 2 / layers
         case "freeze":
             return 2 * trunk * (layers - 2) / layers + 6 * trunk * 2 / layers + 4 * head + attention / 3
         case _:

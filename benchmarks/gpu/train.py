@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import time
 from typing import Any
 
@@ -17,12 +18,14 @@ RATE = 1e-4
 
 def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[str, Any]:
     """Our own step, through the engine that `tunesmith train` runs."""
+    from dataclasses import replace
+
     from engine import samples, stepper
     from tunesmith import __version__
     from tunesmith.recipe import parse
 
     tuning = {
-        "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16},
+        "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16, "tables": 8},
         "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
     }[job["method"]]  # fmt: skip
     recipe = parse({
@@ -30,17 +33,20 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
         "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"},
     })  # fmt: skip
     card = device != "cpu"
-    taking = stepper(
-        recipe, device, torch.bfloat16 if card else torch.float32, card, checkpoint=bool(job.get("cap_gib"))
-    )
+    plan = planned(recipe, values, job)
+    micro = min(plan.micro_tokens, job["step_tokens"])
+    taking = stepper(recipe, device, torch.bfloat16 if card else torch.float32, card, plan.recomputed)
     randomise(taking.tuned.trainable.items())
     cap(job, device)
     clock = Clock(device)
+    kept = keep_trunk(taking.tuned.model, values) if job.get("kept") else None
 
     def take(number: int, step: list[Any]) -> None:
         targets = sum(len(ids) - 1 for ids in step)
         made = samples(step, lambda targets: targets >= 0)
-        done = taking.take(number, made, float(targets), job["step_tokens"])
+        if kept is not None:
+            made = [replace(one, states=kept[: len(one.input_ids)]) for one in made]
+        done = taking.take(number, made, float(targets), micro)
         clock.tick(targets, done.loss_nats, done.grad_norm)
 
     steps = rows(job, WARM + TIMED, values["vocab_size"])
@@ -52,9 +58,27 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
         clock = measured
     return {
         "version": __version__,
-        "forecast_bytes": forecast(recipe, values, job),
+        "forecast_bytes": plan.peak_bytes,
+        "forecast_allocated_bytes": plan.memory.allocated_bytes,
+        "micro_tokens": micro,
+        "recomputed_layers": len(plan.recomputed),
         **clock.result(job, values),
     }
+
+
+def keep_trunk(model: Any, values: dict[str, Any]) -> Any:
+    """States that rows bring from the disk in later epochs, as random numbers in memory; the trunk is let go of."""
+    import numpy as np
+
+    from tunesmith.model.forward import causal_lm
+    from tunesmith.model.trunk import DEPTH, STORED, find_trunk, let_go
+
+    lm = causal_lm(model)
+    depth = find_trunk(model, lm).layers
+    setattr(lm, DEPTH, depth)
+    let_go(lm, depth)
+    made = torch.randn(4096, values["hidden_size"]).to(lm.dtype)
+    return made.view(torch.int16).numpy() if STORED[made.dtype] == "int16" else np.asarray(made)
 
 
 def profile(step: Any, path: str, device: str) -> None:
@@ -76,12 +100,16 @@ def cap(job: dict[str, Any], device: str) -> None:
     if job.get("cap_gib") and device != "cpu":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(job["cap_gib"] * 2**30 / total)
+        total, most = torch.cuda.get_device_properties(0).total_memory, int(job["cap_gib"] * 2**30)
+        torch.cuda.set_per_process_memory_fraction(most / total)
+        if heads := sys.modules.get("tunesmith.kernels.head"):  # which takes its share of the card it finds
+            heads._card_bytes = lambda device: most  # type: ignore[attr-defined]
 
 
-def forecast(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> int | None:
-    """What `tunesmith plan` would have said of this cell; None where it can say nothing."""
+def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> Any:
+    """What `tunesmith plan` says of this cell: its micro-batch, recomputed layers and memory are the run's."""
+    from dataclasses import replace
+
     from tunesmith.model.facts import facts_from_config
     from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
@@ -91,11 +119,10 @@ def forecast(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> int | 
         steps=WARM + TIMED, tokens=job["step_tokens"] * (WARM + TIMED), targets=job["step_tokens"] * (WARM + TIMED),
         step_tokens=job["step_tokens"], longest=length, rows=8,
     )  # fmt: skip
-    try:
-        return int(make_plan(recipe, facts_from_config(values), shape, find_device()).peak_bytes)
-    except Exception as error:  # a forecast that fails must not lose the measurement beside it
-        print(f"no forecast: {error}")
-        return None
+    here = find_device()
+    if job.get("cap_gib"):
+        here = replace(here, memory_bytes=int(job["cap_gib"] * 2**30))
+    return make_plan(recipe, facts_from_config(values), shape, here)
 
 
 def randomise(named: Any) -> None:

@@ -14,7 +14,7 @@ from tunesmith.kernels.documents import group_documents
 SEGMENTS = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 2, 2, 2], [0, 0, 0, 1, 1, 1, 1, 1, -1, -1]])
 
 
-def by_the_book(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa):  # type: ignore[no-untyped-def]
+def by_the_book(q, k, v, cu_q, cu_k, max_q, max_k, *, scale, window_size, enable_gqa=False):  # type: ignore[no-untyped-def]
     """What the documentation of varlen_attn says it does, document by document."""
     assert cu_q.dtype == cu_k.dtype == torch.int32
     assert max_q == max_k == int(cu_q.diff().max())
@@ -56,6 +56,38 @@ def test_values_and_gradients_are_those_of_the_groups(
         results.append([out.detach(), *(x.grad for x in qkv)])
     for plain, ours in zip(*results):
         torch.testing.assert_close(ours, plain, rtol=1e-10, atol=1e-12)
+
+
+# mutations tried: not causal; documents of one row taken as one; the window forgotten
+@pytest.mark.parametrize(("rows", "each"), [(1, 2), (2, 1), (2, 3)])
+def test_equal_documents_are_those_of_the_groups_too(
+    rows: int, each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    tokens = each * varlen.EVEN
+    documents = group_documents(torch.arange(each).repeat_interleave(varlen.EVEN).expand(rows, -1))
+    made = [torch.randn(rows, heads, tokens, 8) for heads in (4, 2, 2)]
+    grad = torch.randn(rows, tokens, 4, 8)
+
+    def found(window: int | None = None) -> list[Any]:
+        qkv = [x.clone().requires_grad_() for x in made]
+        out, _ = packed_attention(
+            torch.nn.Module(), *qkv, None, documents=documents, scaling=0.3, sliding_window=window
+        )
+        out.backward(grad)
+        return [out.detach(), *(x.grad for x in qkv)]
+
+    plain = found()
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: False)
+    monkeypatch.setattr(varlen, "usable", lambda *_, **__: True)
+    monkeypatch.setattr(varlen, "_kernel", lambda: pytest.fail("the kernel for documents of any length"))
+    for ours, theirs in zip(found(), plain):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    with pytest.raises(pytest.fail.Exception):
+        found(window=100)  # which only that kernel knows
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    with pytest.raises(pytest.fail.Exception):
+        found()  # cuDNN adds up in any order
 
 
 def test_what_the_kernel_cannot_do_goes_by_groups() -> None:

@@ -159,6 +159,46 @@ def rotated(dtype: torch.dtype = torch.float32, heads: int = 3, width: int = 24,
     return verdict(both_ways(run, {rotary: "_one_pass"}), 1e-6 if dtype == torch.float32 else 1e-3)
 
 
+def adam_in_8_bits(*shape: int) -> str:
+    """Five steps each way from one history: equal but for what is drawn, which has the right mean."""
+    from tunesmith.engine import adam8
+    from tunesmith.engine.small_adam import SmallAdamW
+
+    torch.manual_seed(8)
+    begin, slopes = torch.randn(shape), torch.randn(6, *shape)
+    slopes[..., ::7] *= 1e-9  # so small beside their neighbours that no code is near
+    made, codes = [], adam8.square_codes()
+    for by_kernel in (False, True):
+        weight = torch.nn.Parameter(begin.clone())
+        optimizer: SmallAdamW = adam8.AdamW8bit(
+            [{"params": [weight], "weight_decay": 0.1}], (0.9, 0.999), 1e-8
+        )
+        optimizer.param_groups[0]["lr"] = 0.01
+        for number, slope in enumerate(slopes):  # only the last step is the kernel's
+            adam8.takes = lambda *_, answer=by_kernel and number == 5: answer
+            weight.grad = slope
+            if number == 5:
+                held = optimizer.state[weight]
+                v = codes[held["v_codes"].int()] * held["v_scales"][:, None]
+                exact = v.view(-1)[: begin.numel()] * 0.999 + slope.view(-1) ** 2 * 0.001
+            optimizer.step()
+        made.append((weight.detach(), optimizer.state[weight]))
+    (plain, before), (ours, after) = made
+    scales = max((before[f"{x}_scales"] - after[f"{x}_scales"]).abs().max().item() for x in "mv")
+    other = (before["m_codes"] != after["m_codes"]).float().mean().item()
+    vanished = bool((after["v_codes"].view(-1)[: begin.numel()] == 0).any())
+    # where v stands between two codes, and how often the kernel took the upper one of those nearer to the lower
+    blocks = torch.nn.functional.pad(exact, (0, after["v_codes"].numel() - exact.numel())).view(-1, 256)
+    value = blocks / after["v_scales"][:, None]
+    above = torch.bucketize(value, codes).clamp(1, 255)
+    share = (value - codes[above - 1]) / (codes[above] - codes[above - 1])
+    low = (value > codes[1]) & (share < 0.4)
+    drift = (after["v_codes"].int() == above).float()[low].mean() - share[low].mean()
+    good = (plain - ours).abs().max() < 1e-6 and scales < 1e-6 and other < 1e-3 and drift.abs() < 0.02
+    said = f"weights {(plain - ours).abs().max()}, scales {scales}, other codes {other}, drift {drift}"
+    return "equal" if good and not vanished else f"{said}, vanished {vanished}"
+
+
 CHECKS: dict[str, Callable[[], str]] = {
     "nf4": lambda: widened((64, 96)),
     "nf4_double_quant": lambda: widened((320, 256), double=True),
@@ -186,6 +226,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "gate_fp16": lambda: gated("silu", torch.float16, again=True),
     "rotary": rotated,
     "rotary_shared": lambda: rotated(shared=True),
+    "adam8": lambda: adam_in_8_bits(400, 160),
+    "adam8_uneven": lambda: adam_in_8_bits(71, 63),
     "rotary_fp16": lambda: rotated(torch.float16, heads=4, width=64),
 }
 

@@ -52,7 +52,7 @@ class SmallAdamW(torch.optim.Optimizer):
             for parameter in group["params"]:
                 place += 1
                 if parameter.grad is not None:
-                    self._move(parameter, parameter.grad.float().reshape(-1), group, place)
+                    self._move(parameter, parameter.grad, group, place)
 
     def _move(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], place: int) -> None:
         state = self.state[parameter]
@@ -61,12 +61,25 @@ class SmallAdamW(torch.optim.Optimizer):
             state.update(self.first_state(parameter))
         # a restore puts it beside the parameter; on the processor, reading it makes no card wait
         state["step"] = state["step"].cpu() + 1
-        count, (beta1, beta2) = int(state["step"]), group["betas"]
+        count = int(state["step"])
+        self.update(parameter, gradient, state, group, count, (count * 1_000_003 + place) * 1_000_003)
+
+    def update(
+        self,
+        parameter: Tensor,
+        gradient: Tensor,
+        state: dict[str, Tensor],
+        group: dict[str, Any],
+        count: int,
+        seed: int,
+    ) -> None:
+        """A piece after the other. count: steps of this parameter, from 1; seed: of what is drawn."""
+        beta1, beta2 = group["betas"]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        flat = parameter.view(-1)
+        flat, gradient = parameter.view(-1), gradient.float().reshape(-1)
         for number, begin in enumerate(range(0, len(flat), PIECE)):
             cut = slice(begin, min(begin + PIECE, len(flat)))
-            moments = self.moments(state, cut, (count * 1_000_003 + place) * 1_000_003 + number)
+            moments = self.moments(state, cut, seed + number)
             grad = gradient[cut]
             first, second = moments.wide()
             first.lerp_(grad, 1 - beta1)

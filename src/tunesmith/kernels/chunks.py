@@ -14,6 +14,7 @@ LEAST_ROWS = 16
 RUNNING_WORDS, RUNNING_ELEMENTS = 2048, 2**21
 # On a card: bytes of logits and of what is made from them; at most a share of its memory.
 CARD_BYTES, CARD_SHARE = 512 * 2**20, 1 / 32
+TILE_ROWS = 128  # of a matrix product's tile there
 
 # What a processor's own cache holds of rows that are walked several times; on a card, what may stand beside a layer.
 CACHED_ELEMENTS, CARD_ELEMENTS = 125_000, 2**25
@@ -28,7 +29,8 @@ def rows_per_chunk(vocabulary: int, card_bytes: int | None, bytes_a_logit: int) 
     if card_bytes is None:
         return max(LEAST_ROWS, CHUNK_ELEMENTS // vocabulary, min(CHUNK_ROWS, MOST_ELEMENTS // vocabulary))
     budget = min(CARD_BYTES, card_bytes * CARD_SHARE) if card_bytes else CARD_BYTES
-    return max(LEAST_ROWS, int(budget) // (vocabulary * bytes_a_logit))
+    rows = int(budget) // (vocabulary * bytes_a_logit)
+    return max(LEAST_ROWS, rows - rows % TILE_ROWS if rows > TILE_ROWS else rows)
 
 
 def walked_rows(width: int, card: bool) -> int:

@@ -88,6 +88,10 @@ def load_model(
     model: Model, device: str, dtype: torch.dtype, seed: int = 0, held: Held | None = None
 ) -> PreTrainedModel:
     """The model with packed attention, in eval mode; `held` in 4 bits. `seed` is for a new one (from_config)."""
+    if (
+        device != "cpu"
+    ):  # or what is freed stands in pieces that no larger request fits; read at its first use
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if model.from_config is not None:
         with _said_plainly("model.from_config", "config"), torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -123,12 +123,14 @@ def layer_cost(
     narrow: float | None = None,
     length: float = 0.0,
     apart: float | None = None,
+    native: bool = False,
 ) -> LayerCost:
     """Saved bytes of decoder layer `layer`; `flows` says whether its input needs a gradient.
 
     slack: attended slots a token (padding of documents of unlike length that are attended together), >= 1.
     narrow: the share of tokens that ask, where not all do. apart: slots a token of documents that are attended where
-    they stand, if they are; the last layer gathers those that ask all the same.
+    they stand, if they are; the last layer gathers those that ask all the same. native: a card's own kernel attends
+    (kernels/varlen.py), which repeats no keys and whose output is the next layer's input as it is.
     """
     if facts.skeleton is not None:
         return unknown_layer_cost(facts, trains, layer, flows, size, length)
@@ -146,7 +148,12 @@ def layer_cost(
     attends = any(learns) or trains.virtual_keys > 0
     if attends:
         alone = apart is not None and narrow is None
-        _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
+        if native and narrow is None:
+            walk.saved += 2 * (facts.attention_size + facts.kv_heads * facts.head_dim) * size.compute
+            walk.saved += facts.heads * FP32 + _rotation(facts, size) * family.rotary_each
+            walk.kept.add("attended")
+        else:
+            _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     if facts.parallel:
@@ -251,18 +258,19 @@ def saved_bytes(
     length: float = 0.0,
     offload: bool = False,
     apart: float | None = None,
+    native: bool = False,
 ) -> Saved:
     """Bytes kept for the backward pass of a micro-batch of documents of `length`, learnt tokens apart.
 
     recomputed: so many layers, the first that gradients reach, keep only their input; offload: not even that.
-    apart: as for a layer.
+    apart, native: as for a layer.
     """
-    costs = layer_costs(facts, trains, size, slack, None, length, apart)
+    costs = layer_costs(facts, trains, size, slack, None, length, apart, native)
     again = recomputed_layers(costs, recomputed)
     last = facts.layers - 1
     narrow = None if last in again else asking_share(facts, tokens, targets)
     if narrow is not None:
-        costs = layer_costs(facts, trains, size, slack, narrow, length, apart)
+        costs = layer_costs(facts, trains, size, slack, narrow, length, apart, native)
     asking = [tokens] * last + [tokens if narrow is None else targets]
     whole = tuple(tokens * cost.saved + n * cost.asked + cost.fixed for n, cost in zip(asking, costs))
     one = 0 if offload else tokens * facts.hidden_size * size.residual
@@ -280,7 +288,13 @@ def saved_bytes(
     )
     shared = unknown_shared(facts, trains, size, tokens, costs, length)
     if shared is None:
-        slots = 0.0 if apart is not None else slack / (1 + trains.virtual_keys / length) if length else slack
+        slots = (
+            0.0
+            if apart is not None or native
+            else slack / (1 + trains.virtual_keys / length)
+            if length
+            else slack
+        )
         shared = tokens * _shared(facts, size, slots)
     return Saved(whole, kept, again, shared * stored, ends)
 
@@ -301,12 +315,13 @@ def layer_costs(
     narrow: float | None = None,
     length: float = 0.0,
     apart: float | None = None,
+    native: bool = False,
 ) -> tuple[LayerCost, ...]:
     """What each layer keeps, from the input to the output; `narrow` is for the last."""
     flows, costs = trains.begins, list[LayerCost]()
     for layer in range(facts.layers):
         fewer = narrow if layer == facts.layers - 1 else None
-        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer, length, apart))
+        costs.append(layer_cost(facts, trains, layer, flows, size, slack, fewer, length, apart, native))
         flows = costs[-1].flows
     return tuple(costs)
 

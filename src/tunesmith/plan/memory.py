@@ -151,6 +151,14 @@ class Load:
         return self.packed and self.device == "cpu" and self.length >= APART_FROM
 
     @property
+    def native(self) -> bool:
+        """Whether a card's own kernel attends to documents of any length (kernels/varlen.py)."""
+        capped, learnt = self.facts.spelling.capped_attention, virtual_keys(self.tuning)
+        return (
+            self.device == "cuda" and self.bf16 and not capped and not learnt and self.facts.head_dim <= 256
+        )
+
+    @property
     def _with_keys(self) -> float:
         return 1 + virtual_keys(self.tuning) / self.length
 
@@ -299,7 +307,7 @@ def _phases(load: Load) -> dict[str, dict[str, float]]:
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
         facts, trains, size, load.computed, load.asked, load.gathered, load.recomputed, load.length, load.offload,
-        load.attended if load.apart else None,
+        load.attended if load.apart else None, load.native,
     )  # fmt: skip
     count, at_once = len(found.recomputed), 2  # inputs on their way, out or back (model/offload.py)
     away, beside_one = load.away * min(at_once, count), load.away * (min(at_once, count) - 1)
