@@ -1,8 +1,12 @@
-"""A micro-batch filled up with a document that teaches nothing, so that its products have one of few shapes.
+"""A micro-batch filled up with tokens that teach nothing, so that what is computed has one of few shapes.
 
     tokens   [a a a b b b b]  1,987 -> 2,048    targets [a b b]  803 -> 832, those of the last document weigh 0
 A processor compiles a product in bf16 for its number of rows, and packed rows have ever new ones: half of a step
-(docs/log.md). Loss and gradient are those of the rows; no document sees another.
+(docs/log.md). On a card full rows, which have one token less than data.max_length, get it back at their end, where
+no other sees it: cuDNN attends to documents of one length that comes again (kernels/varlen.py).
+
+    tokens   2 documents of 4,095 -> of 4,096
+Loss and gradient are those of the rows; no document sees another.
 """
 
 from __future__ import annotations
@@ -44,6 +48,39 @@ def fill(batch: Batch) -> Batch:
         parents=None if batch.parents is None else torch.cat([batch.parents, torch.tensor([-1])]),
         learns=None if batch.learns is None else _learns_more(*batch.learns, tokens, more_targets),
         states=None if batch.states is None else torch.nn.functional.pad(batch.states, (0, 0, 0, more)),
+    )
+
+
+MOST_SHARE = 32  # at most one token in so many is added
+
+
+def even_out(batch: Batch, multiple: int) -> Batch:
+    """Documents of one length, each to a multiple: [B N*L] -> [B N*(L + more)]; as it is where they are unlike."""
+    flat = batch.segments.reshape(-1)
+    count = int(flat[-1]) + 1
+    if batch.parents is not None or count < 1 or len(flat) % count:
+        return batch
+    length = len(flat) // count
+    more = -length % multiple
+    if not more or more * MOST_SHARE > length:
+        return batch
+    if not torch.equal(flat.view(count, length), torch.arange(count)[:, None].expand(-1, length)):
+        return batch
+    rows = len(batch.segments)
+
+    def longer(column: Tensor, end: int) -> Tensor:
+        wide = column.reshape(count, length, *column.shape[2:])
+        tail = wide.new_full((count, more, *wide.shape[2:]), end)
+        return torch.cat([wide, tail], 1).reshape(rows, -1, *wide.shape[2:])
+
+    return replace(
+        batch,
+        input_ids=longer(batch.input_ids, 0),
+        labels=longer(batch.labels, IGNORED),
+        positions=longer(batch.positions, length - 1),  # no position that a model might lack
+        segments=torch.arange(count).repeat_interleave(length + more).view(rows, -1),
+        weights=None if batch.weights is None else longer(batch.weights, 0),
+        states=None if batch.states is None else longer(batch.states, 0),
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tunesmith.data.filling import fill
+from tunesmith.data.filling import even_out, fill
 from tunesmith.data.loader import Batch, batches
 from tunesmith.data.samples import Sample
 from tunesmith.data.sharing import shared_batches
@@ -24,6 +24,7 @@ from tunesmith.engine.faults import visit
 from tunesmith.engine.rescue import Judgement, Limits, Watch, judge
 from tunesmith.engine.world import LetGo, random_state, set_random_state
 from tunesmith.errors import DoesNotFitError
+from tunesmith.kernels.varlen import EVEN
 from tunesmith.model.forward import may_fill, may_share
 from tunesmith.model.memory import give_back, is_out_of_memory
 from tunesmith.tuning.method import Hooks, TunedModel
@@ -135,15 +136,15 @@ class Stepper:
     def _cut(self, samples: Sequence[Sample], micro_tokens: int) -> Iterator[Batch]:
         """Micro-batches; what rows begin with alike is computed once, where that saves enough.
 
-        In bf16 on a processor they are filled up.
+        In bf16 on a processor they are filled up; on a card full rows are made even.
         """
         shared = None
         if self.packing and may_share(self.tuned.model):
             shared = shared_batches(samples, micro_tokens)
         cut = batches(samples, micro_tokens, self.packing) if shared is None else shared
-        if self.autocast and self.device.type == "cpu" and may_fill(self.tuned.model):
-            return map(fill, cut)
-        return cut
+        if not self.autocast or not may_fill(self.tuned.model):
+            return cut
+        return map(fill, cut) if self.device.type == "cpu" else (even_out(batch, EVEN) for batch in cut)
 
     def accumulate(self, samples: Sequence[Sample], weight: float, micro_tokens: int) -> Tensor:
         """Add the gradient of these samples to what is there; returns their share of the loss, Float64[Tensor, ""].

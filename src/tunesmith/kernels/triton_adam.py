@@ -23,12 +23,12 @@ def _below(bounds, value):
     """How many of 255 ascending bounds are below each value."""
     found = tl.zeros(value.shape, dtype=tl.int32)
     for step in tl.static_range(8):
-        width: tl.constexpr = 128 >> step
+        width = 128 >> step
         found += tl.where(tl.load(bounds + found + (width - 1)) < value, width, 0)
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def _step(  # type: ignore[no-untyped-def]
     weight, gradient, m_codes, m_scales, v_codes, v_scales, signed, middles, squares, count, seed,
     decay, keep_1, beta_2, root_2, rate, eps, tiny, rows: tl.constexpr, block: tl.constexpr,

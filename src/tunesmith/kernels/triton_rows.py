@@ -5,6 +5,7 @@
     rotary    a program a token's heads: y = x cos + turn(x) sin, in place of five passes
 Plain torch walks memory once an operator, which on an H200 is a fifth of a step of LoRA on 8B. Sums are fp32; in
 16 bits numbers are rounded where the plain twins (norm.py, gate.py, rotary.py) round them.
+What differs from batch to batch is never compiled for: a second variant cost a second in the middle of a run (H200).
 Runs on CUDA; on processors through Triton's interpreter alone (TRITON_INTERPRET=1), as the tests do.
 
 Shapes: n rows or tokens, d width, i inner size, B batch, T tokens, H heads, D head size.
@@ -24,7 +25,7 @@ INNER = 2048  # numbers of a program of the gate
 WEIGHT_PROGRAMS = 512  # partial sums of a norm's weight gradient
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _norm(  # type: ignore[no-untyped-def]
     x, weight, out, roots, count, width, eps,
     rounded: tl.constexpr, offset: tl.constexpr, rows: tl.constexpr, size: tl.constexpr,
@@ -44,7 +45,7 @@ def _norm(  # type: ignore[no-untyped-def]
     tl.store(out + row * width + place, (value * factor).to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "each"])
 def _norm_back(  # type: ignore[no-untyped-def]
     x, roots, weight, grad, of_x, of_weight, count, width, each,
     offset: tl.constexpr, asks_x: tl.constexpr, asks_weight: tl.constexpr, rows: tl.constexpr, size: tl.constexpr,
@@ -73,9 +74,9 @@ def _norm_back(  # type: ignore[no-untyped-def]
         tl.store(of_weight + tl.program_id(0) * width + place, found, mask=place < width)
 
 
-def _norm_shape(count: int, width: int) -> dict[str, Any]:
+def _norm_shape(width: int) -> dict[str, Any]:
     size = triton.next_power_of_2(width)
-    return {"rows": max(1, min(TILE // size, triton.next_power_of_2(count))), "size": size,
+    return {"rows": max(1, TILE // size), "size": size,
             "num_warps": 4 if size <= 4096 else 8}  # fmt: skip
 
 
@@ -86,7 +87,7 @@ def norm(
     count, width = x.shape
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     roots = torch.empty(count, 1, dtype=torch.float32, device=x.device)
-    shape = _norm_shape(count, width)
+    shape = _norm_shape(width)
     if count:
         _norm[(triton.cdiv(count, shape["rows"]),)](
             x, weight, out, roots, count, width, eps, rounded=rounded, offset=offset, **shape
@@ -99,7 +100,7 @@ def norm_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """(d x [n d] in x's dtype, d weight [d] in fp32), each None where it is not asked for."""
     count, width = x.shape
-    shape = _norm_shape(count, width)
+    shape = _norm_shape(width)
     blocks = triton.cdiv(count, shape["rows"])
     each = triton.cdiv(blocks, WEIGHT_PROGRAMS) if asks_weight else 1
     programs = triton.cdiv(blocks, each) if blocks else 0
@@ -198,7 +199,7 @@ def gate_backward(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens", "x_batch", "t_batch"])
 def _rotate(  # type: ignore[no-untyped-def]
     x, cos, sin, out, tokens, heads, half, x_batch, x_token, x_head, t_batch, t_token,
     back: tl.constexpr, heads_size: tl.constexpr, half_size: tl.constexpr,
