@@ -15,6 +15,7 @@ import torch
 from tests.tiny import random_samples, tiny_model
 from tunesmith.data.loader import batches, plan_steps
 from tunesmith.engine import faults
+from tunesmith.engine import step as step_module
 from tunesmith.engine.loop import fit
 from tunesmith.engine.progress import Settings
 from tunesmith.engine.store import CheckpointStore
@@ -282,3 +283,33 @@ def test_early_stopping_keeps_the_best(tmp_path):
 
 def test_same_seed_gives_the_same_bits(tmp_path):
     assert same_bits(make_run(tmp_path / "a")[1], make_run(tmp_path / "b")[1])
+
+
+# mutations tried: the batch that was laid out taken for whatever step comes; laid out once and never again
+@pytest.mark.parametrize("fault", [None, "forward:4:oom", "update:3:nan"])
+def test_a_step_laid_out_while_the_one_before_is_computed_changes_no_bit(fault, tmp_path, monkeypatch):
+    """As on a card; what memory, a bad step or a stop does to the order is no other either."""
+    results, laid, taken = [], [], []
+    lay, take = step_module.Laid.lay, step_module.Laid.take
+
+    def watched_take(self, samples, micro_tokens):
+        found = take(self, samples, micro_tokens)
+        taken.append(found is not None)
+        return found
+
+    monkeypatch.setattr(step_module.Laid, "lay", lambda self, *given: (laid.append(1), lay(self, *given))[1])
+    monkeypatch.setattr(step_module.Laid, "take", watched_take)
+    for ahead in (False, True):
+        monkeypatch.setattr(step_module.Stepper, "lays_ahead", property(lambda self, answer=ahead: answer))
+        if fault:
+            monkeypatch.setenv("TUNESMITH_FAULT", fault)
+            faults.forget_visits()
+        taken.clear()
+        folder = tmp_path / str(ahead)
+        make_run(folder, tuning=DROPOUT_LORA, stop_after=5, micro_tokens=30)
+        monkeypatch.delenv("TUNESMITH_FAULT", raising=False)
+        results.append(make_run(folder, tuning=DROPOUT_LORA, micro_tokens=30)[1])
+        assert bool(laid) == ahead
+        assert bool(sum(taken)) == ahead
+    assert same_bits(*results)
+    assert sum(taken) >= (6 if fault is None else 4)

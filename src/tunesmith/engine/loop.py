@@ -5,13 +5,14 @@ resume? -> dry run -> ( [evaluate] -> [save] -> step: gradient -> judge -> updat
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunesmith.data.loader import RunSteps
+from tunesmith.data.loader import RunSteps, StepPlan
 from tunesmith.data.samples import Sample, SampleSet
 from tunesmith.engine.dry_run import rehearse
 from tunesmith.engine.faults import visit
@@ -122,6 +123,7 @@ class _Loop:
     begun_at: int
     limits: Limits
     half_moved: bool = False  # once is an accident, twice is too little memory
+    coming: tuple[int, Sequence[Sample]] | None = None  # a step to come, and its rows
 
     def rehearsed(self, progress: Progress) -> Progress:
         """With micro-batches that the worst step of this run fits into."""
@@ -209,7 +211,7 @@ class _Loop:
             return replace(progress, step=number)
         self.pulse.beat("taking a step", number)
         began = time.perf_counter()
-        samples = self.steps.samples(self.sources, progress.step)
+        samples = self._samples(progress.step)
         lr = self.stepper.hooks.rate(number, len(self.steps), self._scheduled) * progress.watch.lr_scale
         set_rate(self.stepper.optimizer, lr)
         weight = self.steps.sums(progress.step)[2]
@@ -217,6 +219,7 @@ class _Loop:
             result = self.stepper.take(
                 number, samples, weight, progress.micro_tokens,
                 lambda loss, norm: judge(progress.watch, number, loss, norm, self.limits),
+                lambda: self._lay(number, progress.micro_tokens),
             )  # fmt: skip
         except HalfMoved as error:
             cause = error
@@ -224,6 +227,20 @@ class _Loop:
             visit("stepped")
             return self._after(progress, samples, result, lr, time.perf_counter() - began)
         return self._again_after(cause, progress)
+
+    def _samples(self, step: int) -> Sequence[Sample]:
+        if self.coming is not None and self.coming[0] == step:
+            return self.coming[1]
+        return self.steps.samples(self.sources, step)
+
+    def _lay(self, step: int, micro_tokens: int) -> None:
+        """Lay out a step to come; what is wrong with its rows is said when it is taken. A stream may have to wait."""
+        known = isinstance(self.steps, StepPlan) and step < len(self.steps)
+        if not known or not self.stepper.lays_ahead:
+            return
+        with contextlib.suppress(Exception):
+            self.coming = step, self.steps.samples(self.sources, step)
+            self.stepper.lay(self.coming[1], micro_tokens)
 
     def _after(
         self, progress: Progress, samples: Sequence[Sample], result: StepResult, lr: float, seconds: float

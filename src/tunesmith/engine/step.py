@@ -4,14 +4,16 @@ Loss is the weighted sum over learnt tokens, divided by the step's sum of weight
 1): cutting a step into micro-batches changes nothing.
 A step that is judged bad, or does not fit, changes nothing either: no weight, no moment, no count.
 The card is waited for once a step: its loss and gradient norm are read together, because the judge (rescue.py) must
-have both before the update (docs/decisions/016).
+have both before the update (docs/decisions/016). Before that the next step's first micro-batch is laid out, while the
+card still computes.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +60,26 @@ def only_finite(loss: float, norm: float) -> Judgement:
     return judge(Watch(), 1, loss, norm, Limits(sigmas=None, bad_steps=2))
 
 
+@dataclass(slots=True)
+class Laid:
+    """The micro-batches of the step that comes next, the first of them made."""
+
+    samples: Sequence[Sample] | None = None
+    micro_tokens: int = 0
+    cut: Iterator[Batch] = iter(())
+
+    def lay(self, samples: Sequence[Sample], micro_tokens: int, cut: Iterator[Batch]) -> None:
+        """Make the first one."""
+        first = list(itertools.islice(cut, 1))
+        self.samples, self.micro_tokens, self.cut = samples, micro_tokens, itertools.chain(first, cut)
+
+    def take(self, samples: Sequence[Sample], micro_tokens: int) -> Iterator[Batch] | None:
+        """Those of these samples, once; None where others were laid out."""
+        found = self.cut if self.samples is samples and self.micro_tokens == micro_tokens else None
+        self.samples, self.cut = None, iter(())
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Stepper:
     """What all steps of a run share: who learns, by which loss, and how."""
@@ -71,6 +93,16 @@ class Stepper:
     grad_clip: float | None
     breathe: Callable[[], None] = lambda: None
     """Asked between micro-batches; may raise LetGo."""
+    laid: Laid = field(default_factory=Laid)
+
+    @property
+    def lays_ahead(self) -> bool:
+        """Whether the processor has time to spare while a step is computed."""
+        return self.device.type != "cpu"
+
+    def lay(self, samples: Sequence[Sample], micro_tokens: int) -> None:
+        """Lay out the first micro-batch of a step to come; it is taken if that step has the same list of samples."""
+        self.laid.lay(samples, micro_tokens, self._cut(samples, micro_tokens))
 
     def take(
         self,
@@ -79,10 +111,12 @@ class Stepper:
         weight: float,
         micro_tokens: int,
         judged: Judge = only_finite,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> StepResult:
         """Compute the step's gradient and, if it is judged well, update.
 
-        `number` counts from 1; `weight` is the sum over the learnt tokens of all samples.
+        `number` counts from 1; `weight` is the sum over the learnt tokens of all samples. `meanwhile` is called when
+        all is told to the card and nothing read from it.
         Raises HalfMoved where memory runs out in the update, LetGo where there is no time for the step.
         """
         visit("step")
@@ -90,6 +124,7 @@ class Stepper:
         parameters = [p for p in self.tuned.trainable.values() if p.grad is not None]
         norm_there = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         factor = visit("update")
+        meanwhile()
         loss, norm = (x * factor for x in torch.stack([total, norm_there.to(total)]).tolist())
         judgement = judged(loss, norm)
         if judgement.verdict == "take":
@@ -152,7 +187,7 @@ class Stepper:
         It stays on the device: reading it here would wait for every micro-batch.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in self._cut(samples, micro_tokens):
+        for batch in self.laid.take(samples, micro_tokens) or self._cut(samples, micro_tokens):
             self.breathe()
             factor = visit("forward")
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.autocast):

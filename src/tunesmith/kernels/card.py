@@ -1,4 +1,4 @@
-"""Which tensors the Triton kernels take: on CUDA, in 16 or 32 bits, where Triton is installed."""
+"""Which tensors the Triton kernels take, and how a batch gets to a card without anybody waiting for it."""
 
 from __future__ import annotations
 
@@ -20,3 +20,11 @@ def has_triton() -> bool:
 def takes(*tensors: Tensor) -> bool:
     """Whether all of these can be given to a Triton kernel, rows of neighbours."""
     return all(x.is_cuda and x.dtype in NARROW and x.stride(-1) == 1 for x in tensors) and has_triton()
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """The same there. To a card from page-locked memory: an ordinary copy waits until all is done that the card was
+    told before, and then it stands idle while the next micro-batch is told."""
+    if device.type != "cuda" or not x.is_cpu:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)

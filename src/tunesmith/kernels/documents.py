@@ -22,6 +22,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from tunesmith.kernels.card import sent
+
 # Documents at least this share of the group's longest are attended together: padding costs less than a call.
 SHORTEST_IN_GROUP = 0.8
 # Documents of at least so many tokens on the mean are attended where they stand, one after the other: on a processor
@@ -98,7 +100,7 @@ class LastLayer:
 
 
 def _to(x: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if x is None else x.to(device, non_blocking=True)
+    return None if x is None else sent(x, device)
 
 
 def group_documents(

@@ -41,7 +41,7 @@ class _Rotate(torch.autograd.Function):
             from tunesmith.kernels import triton_rows
 
             return triton_rows.rotate(grad, cos, sin, back=True), None, None
-        cos, sin = (one[:, :, None] for one in ctx.saved_tensors)
+        cos, sin = cos[:, :, None], sin[:, :, None]
         half = grad.shape[-1] // 2
         out = grad * cos
         out[..., :half].add_(grad[..., half:] * sin[..., half:])

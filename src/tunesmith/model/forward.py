@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.kernels import attention, head
+from tunesmith.kernels.card import sent
 from tunesmith.kernels.documents import LastLayer, ask_only, documents_on, group_documents
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.last_layer import WATCHED, asking_at, may_ask_less
@@ -104,9 +105,9 @@ def learnt(model: nn.Module, batch: Batch, everywhere: bool = False) -> Learnt:
     if last is not None:
         places = torch.searchsorted(chosen, places)
     if last is None or len(places) > len(chosen):
-        hidden = hidden.index_select(0, places.to(lm.device))
-    weights = None if weights is None else weights.to(lm.device)
-    return Learnt(hidden, output_head(lm), targets.to(lm.device), weights)
+        hidden = hidden.index_select(0, sent(places, lm.device))
+    weights = None if weights is None else sent(weights, lm.device)
+    return Learnt(hidden, output_head(lm), sent(targets, lm.device), weights)
 
 
 def _what_is_learnt(batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -149,8 +150,8 @@ def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tenso
         last = last.to(device)
     with asking_at(lm, last), standing_in(lm, batch.states) as states:
         return lm.base_model(
-            **(states or {"input_ids": batch.input_ids.to(device)}),
-            position_ids=batch.positions.to(device),
+            **(states or {"input_ids": sent(batch.input_ids, device)}),
+            position_ids=sent(batch.positions, device),
             use_cache=False,
             documents=documents,
         ).last_hidden_state
@@ -159,7 +160,7 @@ def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tenso
 def _through_its_own_forward(lm: Any, batch: Batch) -> Learnt:
     """Documents of equal length side by side: no padding, no mask, nothing one could see of another."""
     device = lm.device
-    ids, labels = batch.input_ids.to(device).reshape(-1), batch.labels.to(device).reshape(-1)
+    ids, labels = (sent(x, device).reshape(-1) for x in (batch.input_ids, batch.labels))
     documents = group_documents(batch.segments, shortest=1.0)
     sizes = [group.documents * group.asked for group in documents.groups]
     logits, places = [], []

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.data.cache import code_hash
+from tunesmith.kernels.card import sent
 from tunesmith.kernels.documents import documents_on
 from tunesmith.model.families import FAMILIES
 from tunesmith.model.tables import HeldEmbedding
@@ -106,7 +107,7 @@ def entering(lm: Any, batch: Batch, depth: int) -> Tensor:
     try:
         with torch.no_grad():
             lm.base_model(
-                input_ids=batch.input_ids.to(device), position_ids=batch.positions.to(device),
+                input_ids=sent(batch.input_ids, device), position_ids=sent(batch.positions, device),
                 use_cache=False, documents=documents,
             )  # fmt: skip
     except _ReachedError as stopped:
@@ -127,7 +128,7 @@ def standing_in(lm: Any, states: Tensor | None) -> Iterator[dict[str, Tensor]]:
         yield {}
         return
     trunk = list(_layers(lm))[: getattr(lm, DEPTH)]
-    states = states.to(lm.device, non_blocking=True)
+    states = sent(states, lm.device)
 
     def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return states
