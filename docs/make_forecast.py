@@ -2,10 +2,12 @@
 
     tunesmith bench --memory --out memory.json      (some seven minutes on a quiet machine)
     python benchmarks/time_forecast.py              (under five)
-    python docs/make_forecast.py [memory.json] [benchmarks/results/time_forecast.json]
+    python benchmarks/gpu/run.py                    (on a card)
+    python docs/make_forecast.py [memory.json] [benchmarks/results/time_forecast.json] [benchmarks/results/gpu-*.json]
 
 Each document given replaces its rows in src/tunesmith/plan/measured.json; then the tables between the marks
-<!-- memory table --> and <!-- time table --> of docs/plan.md and docs/plan.zh-CN.md are written from that file.
+<!-- memory table -->, <!-- time table --> and <!-- card table --> of docs/plan.md and docs/plan.zh-CN.md are written
+from that file. What was measured on a card is held against what this code forecasts for it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.bench.memory import registry_rows
+from tunesmith.plan.device import Device
 from tunesmith.plan.measured import PACKAGED
 
 DOCS = Path(__file__).parent
@@ -30,6 +33,17 @@ WORDS: dict[str, Json] = {
         "time sum": "{n} runs, {made}, {name}, {threads} thread(s): from {low:.2f} to {high:.2f} times as long as "
         "forecast, {off:.0f}% off on average.",
         "none": "No run was measured yet: `python benchmarks/time_forecast.py`.",
+        "card": (
+            "run",
+            "tensors GiB",
+            "measured",
+            "error",
+            "reserved GiB",
+            "measured",
+            "error",
+            "step s",
+            "took s",
+        ),
     },
     "plan.zh-CN.md": {
         "language": "zh",
@@ -40,6 +54,7 @@ WORDS: dict[str, Json] = {
         "time sum": "{n} 次运行，{made}，{name}，{threads} 线程：实际为预估的 {low:.2f} 到 {high:.2f} 倍，"
         "平均差 {off:.0f}%。",
         "none": "尚无实测：`python benchmarks/time_forecast.py`。",
+        "card": ("运行", "张量 GiB", "实测", "误差", "保留 GiB", "实测", "误差", "每步秒", "实际秒"),
     },
 }
 
@@ -47,27 +62,88 @@ WORDS: dict[str, Json] = {
 def take(packaged: Json, given: Json) -> Json:
     """What comes with the package, with the rows of one measurement in place of those before."""
     device = {key: given["device"][key] for key in ("kind", "name")}
+    if "cells" in given:
+        return {
+            **packaged,
+            "rows": [*_of_processors(packaged), *_of_card(given)],
+            "card_steps": _steps_of_card(given),
+        }
     if "allocated" in given:
         rows = [{name: getattr(row, name) for name in row.__slots__} for row in registry_rows(given)]
-        kept: Json = {key: packaged[key] for key in ("time", "time_made") if key in packaged}
-        return {
-            "made": given["made"],
-            "device": given["device"],
-            "versions": given["versions"],
-            "rows": rows,
-            **kept,
-        }
+        cards = [row for row in packaged["rows"] if row["kind"] == "cuda"]
+        kept = {key: value for key, value in packaged.items() if key != "note"}  # it was of the rows before
+        return kept | {key: given[key] for key in ("made", "device", "versions")} | {"rows": [*rows, *cards]}
     rows = [
         {"kind": device["kind"], "device": device["name"],
          **{key: row[key] for key in ("what", "predicted_seconds", "measured_seconds", "processor_seconds", "counts")}}
         for row in given["rows"]
     ]  # fmt: skip
-    return {**packaged, "time": rows, "time_made": {"made": given["made"], "threads": given["threads"]}}
+    cards = [row for row in packaged.get("time", []) if row["kind"] == "cuda"]
+    return {
+        **packaged,
+        "time": [*rows, *cards],
+        "time_made": {"made": given["made"], "threads": given["threads"]},
+    }
+
+
+def _of_processors(packaged: Json) -> list[Json]:
+    return [row for row in packaged["rows"] if row["kind"] != "cuda"]
+
+
+def _planned(given: Json) -> list[tuple[Json, Any]]:
+    """Our own cells, and what this code plans for them on that card; one measured twice counts as the last."""
+    sys.path.insert(0, str(DOCS.parent / "benchmarks" / "gpu"))
+    from run import CELLS  # type: ignore[import-not-found]
+    from train import planned, recipe_of  # type: ignore[import-not-found]
+
+    device = Device("cuda", given["device"]["name"], given["device"]["memory_bytes"], True)
+    cells = {cell["cell"]: cell for cell in given["cells"] if cell["who"] == "tunesmith"}
+    # states that are kept are read from memory there, and the forecast is of all layers
+    jobs = {name: {"name": name, **CELLS[name]} for name in cells if not CELLS[name].get("kept")}
+    found = []
+    for name, job in jobs.items():  # what ran, whatever this code would choose
+        ran = {
+            "micro_tokens": cells[name]["micro_tokens"],
+            "checkpointing": cells[name]["recomputed_layers"] or "off",
+        }
+        found.append((cells[name], planned(*recipe_of(job, **ran), job, device)))
+    return found
+
+
+def _of_card(given: Json) -> list[Json]:
+    return [
+        {"kind": "cuda", "device": given["device"]["name"], "what": cell["cell"],
+         "predicted_bytes": plan.peak_bytes, "measured_bytes": cell["peak_bytes"],
+         "predicted_allocated": plan.memory.allocated_bytes, "measured_allocated": cell["allocated_bytes"]}
+        for cell, plan in _planned(given)
+    ]  # fmt: skip
+
+
+def _steps_of_card(given: Json) -> Json:
+    """Forecast and measured seconds of a step: no run, so no range comes of them. One within which something was
+    compiled is left out."""
+    return {
+        cell["cell"]: [plan.step_seconds, plan.shape.step_tokens / cell["tokens_per_second"]]
+        for cell, plan in _planned(given)
+        if not cell.get("note")
+    }
+
+
+def card_table(packaged: Json, words: Json) -> str:
+    """What was measured on a card: memory, and a step where it was timed."""
+    gib, steps = 2**30, packaged.get("card_steps", {})
+    lines = []
+    for row in (row for row in packaged["rows"] if row["kind"] == "cuda"):
+        pairs = [(row[f"predicted_{kind}"], row[f"measured_{kind}"]) for kind in ("allocated", "bytes")]
+        cells = [f"{p / gib:.2f} | {m / gib:.2f} | {100 * p / m - 100:+.1f}%" for p, m in pairs]
+        timed = " | ".join(f"{seconds:.2f}" for seconds in steps.get(row["what"], [])) or "|"
+        lines.append(f"| {row['what']} | {' | '.join(cells)} | {timed} |")
+    return "\n".join([*_head(words["card"]), *lines])
 
 
 def memory_table(packaged: Json, words: Json) -> str:
     """Each cell, and what they come to."""
-    mib, rows = 2**20, packaged["rows"]
+    mib, rows = 2**20, _of_processors(packaged)
     errors = [row["predicted_allocated"] / row["measured_allocated"] - 1 for row in rows]
     whole = [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in rows]
     lines = [
@@ -121,7 +197,8 @@ def _mean(errors: list[float]) -> float:
 
 def page(text: str, packaged: Json, words: Json) -> str:
     """A page with its tables written anew."""
-    for name, table in (("memory", memory_table(packaged, words)), ("time", time_table(packaged, words))):
+    tables = {"memory": memory_table, "time": time_table, "card": card_table}
+    for name, table in ((name, make(packaged, words)) for name, make in tables.items()):
         begin, end = f"<!-- {name} table -->", f"<!-- end of the {name} table -->"
         assert text.count(begin) == text.count(end) == 1, name
         before, _, rest = text.partition(begin)

@@ -22,18 +22,11 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
 
     from engine import samples, stepper
     from tunesmith import __version__
-    from tunesmith.recipe import parse
+    from tunesmith.plan.device import find_device
 
-    tuning = {
-        "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16, "tables": 8},
-        "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
-    }[job["method"]]  # fmt: skip
-    recipe = parse({
-        "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
-        "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"},
-    })  # fmt: skip
+    recipe, values = recipe_of(job, values)
     card = device != "cpu"
-    plan = planned(recipe, values, job)
+    plan = planned(recipe, values, job, find_device())
     micro = min(plan.micro_tokens, job["step_tokens"])
     taking = stepper(recipe, device, torch.bfloat16 if card else torch.float32, card, plan.recomputed)
     randomise(taking.tuned.trainable.items())
@@ -106,12 +99,28 @@ def cap(job: dict[str, Any], device: str) -> None:
             heads._card_bytes = lambda device: most  # type: ignore[attr-defined]
 
 
-def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> Any:
+def recipe_of(
+    job: dict[str, Any], values: dict[str, Any] | None = None, **compute: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The recipe of a job, and the config of its model."""
+    from tunesmith.recipe import parse
+
+    values = config_values(job, tiny=False) if values is None else values
+    tuning = {
+        "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16, "tables": 8},
+        "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
+    }[job["method"]]  # fmt: skip
+    return parse({
+        "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
+        "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"}, "compute": compute,
+    }), values  # fmt: skip
+
+
+def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any], here: Any) -> Any:
     """What `tunesmith plan` says of this cell: its micro-batch, recomputed layers and memory are the run's."""
     from dataclasses import replace
 
     from tunesmith.model.facts import facts_from_config
-    from tunesmith.plan.device import find_device
     from tunesmith.plan.forecast import RunShape, make_plan
 
     length = job["length"] or 800
@@ -119,7 +128,6 @@ def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any]) -> Any:
         steps=WARM + TIMED, tokens=job["step_tokens"] * (WARM + TIMED), targets=job["step_tokens"] * (WARM + TIMED),
         step_tokens=job["step_tokens"], longest=length, rows=8,
     )  # fmt: skip
-    here = find_device()
     if job.get("cap_gib"):
         here = replace(here, memory_bytes=int(job["cap_gib"] * 2**30))
     return make_plan(recipe, facts_from_config(values), shape, here)

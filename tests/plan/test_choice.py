@@ -78,14 +78,14 @@ def test_a_processor_takes_small_micro_batches() -> None:
     ("rank", "optimizer", "memory_bytes", "fits"),
     [
         (16, "adamw", 8 * 10**9, True), (16, "paged_adamw_8bit", 8 * 10**9, True),
-        (32, "adamw", 8 * 10**9, False), (32, "adamw_bf16", 8 * 10**9, True),
-        (64, "adamw_bf16", 8 * GIB, False), (64, "paged_adamw_8bit", 8 * GIB, True),
+        (32, "adamw", 8 * 10**9, True), (64, "adamw", 8 * 10**9, False),
+        (64, "adamw_bf16", 8 * GIB, True), (64, "paged_adamw_8bit", 8 * GIB, True),
     ],
 )  # fmt: skip
 def test_seven_billion_in_four_bits_train_at_4096_tokens_within_8_gb(
     rank: int, optimizer: str, memory_bytes: int, fits: bool
 ) -> None:
-    """The table of docs/four-bit.md: nearly all layers recomputed, one sample at a time."""
+    """The table of docs/four-bit.md: most layers recomputed, one sample at a time."""
     asked = Setting(
         recipe(
             tuning={"method": "qlora", "rank": rank},
@@ -99,4 +99,4 @@ def test_seven_billion_in_four_bits_train_at_4096_tokens_within_8_gb(
     load = choose(asked)
     assert asked.fits(load) == fits
     assert load.tokens == 4096
-    assert load.recomputed >= SEVEN.layers - 2
+    assert load.recomputed >= SEVEN.layers - 8

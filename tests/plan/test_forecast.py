@@ -103,7 +103,8 @@ def test_less_memory_means_smaller_micro_batches_then_checkpointing_then_refusal
 
     assert choice(300) == (16_000, "off", True)
     micro, level, fits = choice(40)
-    assert (level, fits) == ("off", True)
+    assert fits
+    assert level == "off" or level < 8, "a few layers again, rather than many micro-batches"
     assert 700 <= micro < 16_000
     micro, level, fits = choice(17)
     assert 0 < level < 32, "as few layers as fit"
@@ -161,7 +162,8 @@ def test_disk_holds_the_kept_checkpoints_one_more_and_the_result() -> None:
 
 def test_the_largest_that_fits_does_fit_and_twice_as_much_does_not() -> None:
     device = replace(CARD, memory_bytes=40 * 2**30)
-    largest = plan(SEVEN, device=device).largest
+    found = plan(SEVEN, device=device)
+    largest = found.largest
     fits = largest["methods"]
     assert [fits[name] for name in ("full", "galore", "freeze", "lora", "rslora", "qlora")] == [
         0,
@@ -176,7 +178,7 @@ def test_the_largest_that_fits_does_fit_and_twice_as_much_does_not() -> None:
     # of this shape documents are a little longer, and their attention with them
     for tokens, fits in ((int(0.99 * fit), True), (2 * fit, False)):
         shape = replace(SHAPE, step_tokens=10**6)
-        compute = {"micro_tokens": tokens, "checkpointing": "off"}
+        compute = {"micro_tokens": tokens, "checkpointing": found.checkpointing}
         assert plan(SEVEN, shape, device, compute=compute).fits == fits
 
 

@@ -52,11 +52,16 @@ def test_a_place_that_cannot_be_written_is_no_fault(monkeypatch: pytest.MonkeyPa
     record(ROW)
 
 
-def test_where_nothing_was_measured_the_error_is_large() -> None:
+def test_where_little_was_measured_the_error_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    # mutation tried: what five rows of one card say, for all cards
+    assert stated("cuda", "a card").rows == 5, "those that come with the package"
+    assert stated("cuda", "a card").share == pytest.approx(0.125)
+    monkeypatch.setattr(measured, "PACKAGED", Path("none.json"))
+    stated.cache_clear()
     assert stated("cuda", "a card").share == 0.25
     record(replace(ROW, kind="cuda"))
     stated.cache_clear()
-    assert stated("cuda", "a card").rows == 1
+    assert (stated("cuda", "a card").rows, stated("cuda", "a card").share) == (1, pytest.approx(0.225))
 
 
 # mutation tried: predicted over measured
@@ -69,4 +74,4 @@ def test_time_is_stated_between_the_multiples_that_runs_came_to() -> None:
     found = stated_time("cuda", "a card")
     assert found is not None
     assert (found.low, found.high, found.rows) == (0.5, 9.0, 11)
-    assert stated("cuda", "a card").rows == 0  # a row of time says nothing of memory
+    assert stated("cuda", "a card").rows == 5  # a row of time says nothing of memory

@@ -136,9 +136,9 @@ def stated(kind: str, device: str) -> Stated:
     if not rows:
         return Stated(UNMEASURED[kind], None, 0)
     tensors = [abs(row.allocated_error) for row in rows if row.allocated_error is not None]
-    return Stated(
-        _covering([abs(row.error) for row in rows]), _covering(tensors) if tensors else None, len(rows)
-    )
+    few = UNMEASURED[kind] * (1 - len(rows) / ENOUGH)  # some rows of one card say little of another
+    share = max(_covering([abs(row.error) for row in rows]), few)
+    return Stated(share, _covering(tensors) if tensors else None, len(rows))
 
 
 def _covering(errors: list[float]) -> float:
