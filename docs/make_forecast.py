@@ -78,12 +78,7 @@ def take(packaged: Json, given: Json) -> Json:
          **{key: row[key] for key in ("what", "predicted_seconds", "measured_seconds", "processor_seconds", "counts")}}
         for row in given["rows"]
     ]  # fmt: skip
-    cards = [row for row in packaged.get("time", []) if row["kind"] == "cuda"]
-    return {
-        **packaged,
-        "time": [*rows, *cards],
-        "time_made": {"made": given["made"], "threads": given["threads"]},
-    }
+    return {**packaged, "time": rows, "time_made": {"made": given["made"], "threads": given["threads"]}}
 
 
 def _of_processors(packaged: Json) -> list[Json]:

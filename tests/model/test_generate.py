@@ -9,7 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tunesmith.errors import ModelError
+from tunesmith.kernels import attention
 from tunesmith.model.generate import generate, ready_to_answer
+from tunesmith.model.lean import lean
+from tunesmith.model.load import generation_attention, without_dropout
 
 FAMILIES = {
     "llama": {},
@@ -118,3 +121,16 @@ def test_two_hundred_prompts_are_quick():
     begin = time.perf_counter()
     generate(model, prompts, 24, [], 0)
     assert time.perf_counter() - begin < 10
+
+
+def test_answers_are_made_by_attention_that_knows_a_cache_in_every_layer():
+    # mutation tried: lm.set_attn_implementation, which before transformers 5.20 leaves the layers' own config alone
+    lm = lean(without_dropout(tiny()))
+    lm.config._attn_implementation = attention.NAME
+    configs = {id(module.config): module.config for module in lm.modules() if hasattr(module, "config")}
+    for config in configs.values():
+        config._attn_implementation = attention.NAME
+    assert len(configs) == 2, "the model's own, and the one without dropout"
+    with generation_attention(lm):
+        assert {config._attn_implementation for config in configs.values()} == {"sdpa"}
+    assert {config._attn_implementation for config in configs.values()} == {attention.NAME}

@@ -146,14 +146,11 @@ def layer_cost(
         walk.saved += INDEX
     learns = _queries_keys_values(walk, facts, norm, fewer)
     attends = any(learns) or trains.virtual_keys > 0
-    if attends:
-        alone = apart is not None and narrow is None
-        if native and narrow is None:
-            walk.saved += 2 * (facts.attention_size + facts.kv_heads * facts.head_dim) * size.compute
-            walk.saved += facts.heads * FP32 + _rotation(facts, size) * family.rotary_each
-            walk.kept.add("attended")
-        else:
-            _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
+    if attends and native and not fewer:
+        _attend_natively(walk, facts)
+    elif attends:
+        alone = apart is not None and not fewer
+        _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     if facts.parallel:
@@ -165,11 +162,17 @@ def layer_cost(
         for name in others:
             stream = size.compute if _on_a_branch(family, name) else size.residual
             norm = walk.norm(name, facts.hidden_size, 1, flows, stream)
-    learns = [walk.linear(name, norm, inside) for name in family.mlp_in]
-    walk.add(_mlp_kept(facts, learns) * size.compute)
-    remade = family.gated and any(learns) and walk.remakes(family.mlp_out)
-    down = walk.linear(family.mlp_out, any(learns), "product", remade=remade)
+    down = _feed_forward(walk, facts, norm, inside)
     return LayerCost(walk.saved, walk.asked, walk.fixed, flows or output or down, attends)
+
+
+def _feed_forward(walk: Walk, facts: ModelFacts, norm: bool, inside: str) -> bool:
+    """What gate, up and down keep; whether the output needs a gradient."""
+    family = facts.spelling
+    learns = [walk.linear(name, norm, inside) for name in family.mlp_in]
+    walk.add(_mlp_kept(facts, learns) * walk.size.compute)
+    remade = family.gated and any(learns) and walk.remakes(family.mlp_out)
+    return walk.linear(family.mlp_out, any(learns), "product", remade=remade)
 
 
 def _queries_keys_values(walk: Walk, facts: ModelFacts, flows: bool, fewer: bool) -> list[bool]:
@@ -209,6 +212,14 @@ def _attend(
         walk.saved += slack * queries
     else:
         _attend_few(walk, facts, narrow, slack, queries, size)
+
+
+def _attend_natively(walk: Walk, facts: ModelFacts) -> None:
+    """q, k and v with their own heads, a log-sum a head, and the output: the next layer's input as it is."""
+    own = facts.attention_size + facts.kv_heads * facts.head_dim
+    walk.saved += 2 * own * walk.size.compute + facts.heads * FP32
+    walk.saved += _rotation(facts, walk.size) * facts.spelling.rotary_each
+    walk.kept.add("attended")
 
 
 def _attend_few(
