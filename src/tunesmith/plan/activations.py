@@ -129,8 +129,7 @@ def layer_cost(
 
     slack: attended slots a token (padding of documents of unlike length that are attended together), >= 1.
     narrow: the share of tokens that ask, where not all do. apart: slots a token of documents that are attended where
-    they stand, if they are; the last layer gathers those that ask all the same. native: a card's own kernel attends
-    (kernels/varlen.py), which repeats no keys and whose output is the next layer's input as it is.
+    they stand, if they are; the last layer gathers those that ask all the same. native: as _attend_natively has it.
     """
     if facts.skeleton is not None:
         return unknown_layer_cost(facts, trains, layer, flows, size, length)
@@ -149,8 +148,8 @@ def layer_cost(
     if attends and native and not fewer:
         _attend_natively(walk, facts)
     elif attends:
-        alone = apart is not None and not fewer
-        _attend(walk, facts, narrow, apart if apart is not None and alone else slack, length, alone)
+        alone = None if fewer else apart
+        _attend(walk, facts, narrow, slack if alone is None else alone, length, alone is not None)
     walk.fewer = fewer
     output = walk.linear(family.attention_out, attends, "attended")
     if facts.parallel:
@@ -162,8 +161,8 @@ def layer_cost(
         for name in others:
             stream = size.compute if _on_a_branch(family, name) else size.residual
             norm = walk.norm(name, facts.hidden_size, 1, flows, stream)
-    down = _feed_forward(walk, facts, norm, inside)
-    return LayerCost(walk.saved, walk.asked, walk.fixed, flows or output or down, attends)
+    flows = _feed_forward(walk, facts, norm, inside) or flows or output
+    return LayerCost(walk.saved, walk.asked, walk.fixed, flows, attends)
 
 
 def _feed_forward(walk: Walk, facts: ModelFacts, norm: bool, inside: str) -> bool:
@@ -215,7 +214,8 @@ def _attend(
 
 
 def _attend_natively(walk: Walk, facts: ModelFacts) -> None:
-    """q, k and v with their own heads, a log-sum a head, and the output: the next layer's input as it is."""
+    """By a card's own kernel (kernels/varlen.py): q, k and v with their own heads, a log-sum a head, and the output,
+    which is the next layer's input as it is."""
     own = facts.attention_size + facts.kv_heads * facts.head_dim
     walk.saved += 2 * own * walk.size.compute + facts.heads * FP32
     walk.saved += _rotation(facts, walk.size) * facts.spelling.rotary_each
