@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -17,7 +18,7 @@ from tunesmith.errors import ModelError
 from tunesmith.model.facts import read_facts
 from tunesmith.model.forward import decoder_layers
 from tunesmith.model.load import checkpoint_layers, load_model
-from tunesmith.model.quantised import Held, dense_weight, has_quantised, hold, is_quantised, widen
+from tunesmith.model.quantised import Held, dense_weight, finite, has_quantised, hold, is_quantised, widen
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.recipe import Lora, Model
 from tunesmith.tuning.build import build
@@ -224,3 +225,33 @@ def test_weights_that_are_not_finite_are_found_in_four_bits_too(tmp_path, bad, d
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj.*finite"):
         load_model(Model(path=str(tmp_path)), "cpu", torch.float32, held=Held("nf4", double_quant))
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        made = [x for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor)]
+        own = {x.data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        self.numbers = max([self.numbers, *(x.numel() for x in made if x.data_ptr() not in own)])
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_is_looked_through_without_another_of_its_size(dtype):
+    # mutation tried: torch.isfinite(weight).all(), which took 420 MiB more than the model to load a vocabulary of 152k
+    weight = torch.randn(300, 40).to(dtype)
+    with Largest() as largest:
+        assert finite(weight)
+    assert largest.numbers <= 2
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        for place in ((0, 0), (151, 7), (299, 39)):
+            other = weight.clone()
+            other[place] = bad
+            assert not finite(other)
+    assert finite(torch.zeros(0))

@@ -138,9 +138,12 @@ def has_quantised(model: nn.Module) -> bool:
 
 
 def finite(parameter: Tensor) -> bool:
-    """Whether all values are; of a 4-bit weight its scales tell."""
+    """Whether all values are; of a 4-bit weight its scales tell. Nothing is made of the weight's own size."""
     if not held_in_four_bits(parameter):
-        return bool(torch.isfinite(parameter).all())
+        if not parameter.numel() or not parameter.is_floating_point():
+            return True
+        least, most = parameter.detach().aminmax()  # a number that is none passes through both
+        return bool(torch.isfinite(torch.stack([least, most])).all())
     held: Any = parameter
     state = held.quant_state
     scales = [state.offset, state.state2.absmax] if state.nested else [state.absmax]
