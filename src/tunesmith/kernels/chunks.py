@@ -44,14 +44,14 @@ def running_shape(vocabulary: int) -> tuple[int, int]:
     return max(LEAST_ROWS, RUNNING_ELEMENTS // words), words
 
 
-def bytes_a_logit(compute: int, fused: bool, learns: bool = True, trains: bool = False) -> int:
+def bytes_a_logit(compute: int, fused: bool, learns: bool = True) -> int:
     """Bytes alive for a logit at the dearest moment; compute: of an element as products are computed.
 
     fused: one kernel turns logits into their gradient in place; else they stand in fp32 beside those computed.
-    learns: a gradient is wanted; else their logarithms stand beside them. trains: the head's own gradient is, too.
+    learns: a gradient is wanted; else their logarithms stand beside them.
     """
     if not learns:
         return 2 * FP32
     if not fused:
         return FP32 + (compute if compute != FP32 else 0)
-    return compute + (FP32 if trains and compute < FP32 else 0)
+    return compute

@@ -43,11 +43,9 @@ class Head:
         return _cap(_raw(hidden, self.weight, self.bias, self.scale), self.softcap)
 
 
-def _rows(
-    hidden: Tensor, weight: Tensor | Table, dtype: torch.dtype, learns: bool = True, trains: bool = False
-) -> int:
+def _rows(hidden: Tensor, weight: Tensor | Table, dtype: torch.dtype, learns: bool = True) -> int:
     """Rows of a chunk, where products are computed in `dtype`."""
-    alive = bytes_a_logit(dtype.itemsize, _fused_on(hidden, dtype), learns, trains)
+    alive = bytes_a_logit(dtype.itemsize, _fused_on(hidden, dtype), learns)
     return rows_per_chunk(weight.shape[0], _card_bytes(hidden.device), alive)
 
 
@@ -197,7 +195,7 @@ class _SummedLoss(torch.autograd.Function):
                 torch.zeros(x.shape, dtype=wide, device=x.device) if needed and x is not None else None
                 for x, needed in zip((weight, bias, rows), ctx.needs_input_grad[1:4])
             )
-            chunk = _rows(hidden, weight, dtype, trains=grad_weight is not None)
+            chunk = _rows(hidden, weight, dtype)
             for begin in range(0, hidden.shape[0], chunk):
                 h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
                 w = None if token_weights is None else token_weights[begin : begin + chunk]

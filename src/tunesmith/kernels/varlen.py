@@ -11,6 +11,7 @@ for 2.1 at 512). It plans for each new shape anew, so only for lengths that come
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ def attend(
     cumulative, longest = documents.cumulative, documents.longest
     limits: dict[str, Any] = {"scale": scaling, "window_size": (window - 1 if window else -1, 0)}
     kernel = _kernel()
-    if heads != key.shape[1] and "enable_gqa" in inspect.signature(kernel).parameters:
-        limits["enable_gqa"] = True  # until torch 2.11 it asked for no leave
+    if heads != key.shape[1] and _asks_leave(kernel):
+        limits["enable_gqa"] = True
     out = kernel(*flat, cumulative, cumulative, longest, longest, **limits)
     if documents.asking_real is not None:
         out = out.masked_fill(~documents.asking_real.view(-1, 1, 1), 0)
@@ -78,6 +79,12 @@ def _attend_even(query: Tensor, key: Tensor, value: Tensor, length: int, scaling
             query, key, value, is_causal=True, scale=scaling, enable_gqa=heads != key.shape[1]
         )
     return out.transpose(1, 2).reshape(batch, width, heads, size)
+
+
+@cache
+def _asks_leave(kernel: Any) -> bool:
+    """Whether it must be told that heads share keys: from torch 2.12 on."""
+    return "enable_gqa" in inspect.signature(kernel).parameters
 
 
 def _kernel() -> Any:

@@ -26,9 +26,7 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
 
 def _alive(load: Load, compute: int, learns: bool = True) -> int:
     """Bytes alive for each logit of a chunk."""
-    return _slope(load, learns) + bytes_a_logit(
-        compute, load.device == "cuda", learns, load.trains.head(load.facts)
-    )
+    return _slope(load, learns) + bytes_a_logit(compute, load.device == "cuda", learns)
 
 
 def _slope(load: Load, learns: bool) -> int:
