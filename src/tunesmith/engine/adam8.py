@@ -14,12 +14,12 @@ On a card one Triton program does all this in one pass (kernels/triton_adam.py).
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
-from tunesmith.engine.small_adam import PIECE, Moments, SmallAdamW
+from tunesmith.engine.small_adam import PIECE, Due, Moments, SmallAdamW
 from tunesmith.kernels.card import takes
 
 BLOCK = 256
@@ -51,34 +51,26 @@ class AdamW8bit(SmallAdamW):
         rows = slice(cut.start // BLOCK, -(-cut.stop // BLOCK))
         return _Coded(state, rows, cut.stop - cut.start, seed)
 
-    def update(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-        count: int,
-        seed: int,
-    ) -> None:
+    def update(self, due: Due) -> None:
         """As the plain twin does, or on a card in one pass."""
-        alike = parameter.is_contiguous() and gradient.is_contiguous()
-        if "m_codes" not in state or not alike or not takes(parameter, gradient):
-            super().update(parameter, gradient, state, group, count, seed)
+        parameter, state, group = due.parameter, due.state, due.group
+        alike = parameter.is_contiguous() and due.gradient.is_contiguous()
+        if "m_codes" not in state or not alike or not takes(parameter, due.gradient):
+            super().update(due)
             return
         from tunesmith.kernels import triton_adam
 
         held = (state["m_codes"], state["m_scales"], state["v_codes"], state["v_scales"])
-        tables = signed_codes(parameter.device), square_codes(parameter.device)
-        kept = 1 - group["lr"] * group["weight_decay"]
+        tables, seed = (signed_codes(parameter.device), square_codes(parameter.device)), due.seed % 2**31
         triton_adam.step(
             parameter,
-            gradient,
+            due.gradient,
             held,
             tables,
-            seed % 2**31,
-            count,
+            seed,
+            due.count,
             group["lr"],
-            kept,
+            due.kept,
             group["betas"],
             group["eps"],
         )

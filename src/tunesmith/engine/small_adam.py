@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,23 @@ class Moments(Protocol):
     def keep(self, first: Tensor, second: Tensor) -> None:
         """Hold what they have become."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A parameter that is to move. count: its steps, from 1; seed: of what is drawn for it in this one."""
+
+    parameter: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    group: dict[str, Any]
+    count: int
+    seed: int
+
+    @property
+    def kept(self) -> float:
+        """What a weight keeps of itself."""
+        return float(1 - self.group["lr"] * self.group["weight_decay"])
 
 
 class SmallAdamW(torch.optim.Optimizer):
@@ -62,24 +80,16 @@ class SmallAdamW(torch.optim.Optimizer):
         # a restore puts it beside the parameter; on the processor, reading it makes no card wait
         state["step"] = state["step"].cpu() + 1
         count = int(state["step"])
-        self.update(parameter, gradient, state, group, count, (count * 1_000_003 + place) * 1_000_003)
+        self.update(Due(parameter, gradient, state, group, count, (count * 1_000_003 + place) * 1_000_003))
 
-    def update(
-        self,
-        parameter: Tensor,
-        gradient: Tensor,
-        state: dict[str, Tensor],
-        group: dict[str, Any],
-        count: int,
-        seed: int,
-    ) -> None:
-        """A piece after the other. count: steps of this parameter, from 1; seed: of what is drawn."""
-        beta1, beta2 = group["betas"]
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        flat, gradient = parameter.view(-1), gradient.float().reshape(-1)
+    def update(self, due: Due) -> None:
+        """Move it, a piece after the other."""
+        state, group, count, (beta1, beta2) = due.state, due.group, due.count, due.group["betas"]
+        due.parameter.mul_(due.kept)
+        flat, gradient = due.parameter.view(-1), due.gradient.float().reshape(-1)
         for number, begin in enumerate(range(0, len(flat), PIECE)):
             cut = slice(begin, min(begin + PIECE, len(flat)))
-            moments = self.moments(state, cut, seed + number)
+            moments = self.moments(state, cut, due.seed + number)
             grad = gradient[cut]
             first, second = moments.wide()
             first.lerp_(grad, 1 - beta1)
