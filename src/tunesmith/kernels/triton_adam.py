@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 256
 ROWS = 4  # blocks of a program
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -81,8 +80,8 @@ def step(
     """
     signed, squares = tables
     middles = (signed[1:] + signed[:-1]) / 2
-    beta_1, beta_2 = betas
-    _step[(triton.cdiv(weight.numel(), ROWS * BLOCK),)](
+    (beta_1, beta_2), block = betas, moments[0].shape[1]
+    _step[(triton.cdiv(weight.numel(), ROWS * block),)](
         weight, gradient, *moments, signed, middles, squares, weight.numel(), seed, decay, 1 - beta_1, beta_2,
-        1 - beta_2**count, rate / (1 - beta_1**count), eps, _TINY, rows=ROWS, block=BLOCK, num_warps=4,
+        1 - beta_2**count, rate / (1 - beta_1**count), eps, _TINY, rows=ROWS, block=block, num_warps=4,
     )  # fmt: skip

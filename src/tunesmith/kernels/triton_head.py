@@ -17,7 +17,7 @@ MOST_BLOCK = 32768
 
 
 @triton.jit
-def _tanh(x):
+def tanh(x):
     return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
 
 
@@ -36,7 +36,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
         place = begin + tl.arange(0, size)
         z = tl.load(start + place, mask=place < vocabulary, other=-float("inf")).to(tl.float32) * scale
         if capped:
-            z = tl.where(place < vocabulary, softcap * _tanh(z / softcap), -float("inf"))
+            z = tl.where(place < vocabulary, softcap * tanh(z / softcap), -float("inf"))
         hit += tl.sum(tl.where(place == target, z, 0.0))
         higher = tl.maximum(most, tl.max(z))
         total = total * tl.exp(most - higher) + tl.sum(tl.exp(z - higher))
@@ -50,7 +50,7 @@ def _loss_and_gradient(  # type: ignore[no-untyped-def]
         z = tl.load(start + place, mask=place < vocabulary, other=-float("inf")).to(tl.float32) * scale
         slope = 1.0
         if capped:
-            z = tl.where(place < vocabulary, softcap * _tanh(z / softcap), -float("inf"))
+            z = tl.where(place < vocabulary, softcap * tanh(z / softcap), -float("inf"))
             slope = tl.where(place < vocabulary, 1.0 - (z / softcap) * (z / softcap), 0.0)
         gradient = more * tl.exp(z - norm) - tl.where(place == target, 1.0, 0.0)
         gradient = weight * scale * slope * gradient

@@ -20,6 +20,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from tunesmith.kernels.triton_head import tanh
+
 TILE = 4096  # numbers of a program that walks rows
 INNER = 2048  # numbers of a program of the gate
 WEIGHT_PROGRAMS = 512  # partial sums of a norm's weight gradient
@@ -115,18 +117,13 @@ def norm_backward(
 
 
 @triton.jit
-def _tanh(x):
-    return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0
-
-
-@triton.jit
 def _acted(x, act: tl.constexpr):  # type: ignore[no-untyped-def]
     if act == "silu":
         return x / (1.0 + tl.exp(-x))
     elif act == "gelu":
         return 0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))
     else:
-        return 0.5 * x * (1.0 + _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+        return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
 
 
 @triton.jit
@@ -137,7 +134,7 @@ def _slope(x, act: tl.constexpr):  # type: ignore[no-untyped-def]
     elif act == "gelu":
         return 0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * tl.exp(-0.5 * x * x) * 0.3989422804014327
     else:
-        t = _tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))
+        t = tanh(0.7978845608028654 * (x + 0.044715 * x * x * x))
         inner = 0.7978845608028654 * (1.0 + 0.134145 * x * x)
         return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner
 
