@@ -19,6 +19,7 @@ from tunesmith.data.loader import batches
 from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.engine.step import Stepper
 from tunesmith.engine.world import peak_bytes
+from tunesmith.kernels.product import mm
 from tunesmith.model.forward import learnt
 from tunesmith.objectives.language_modelling import summed_loss
 from tunesmith.plan.activations import numbers
@@ -223,10 +224,10 @@ def _product_rate(work: Work) -> float:
         left = torch.randn(rows, width, device=device, dtype=dtype)
         right = torch.randn(width, max(inner, width), device=device, dtype=dtype)
         marks = Marks(device)
-        left @ right
+        mm(left, right)
         for _ in range(4):
             begin = marks.now()
-            left @ right
+            mm(left, right)
             best = max(best, 2 * left.numel() * right.shape[1] / (marks.now() - begin))
     return best
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
+from tunesmith.kernels.product import add_mm, linear, mm
 from tunesmith.kernels.running import losses_and_slopes
 from tunesmith.kernels.tables import Table
 
@@ -130,7 +131,7 @@ def product(hidden: Tensor, weight: Tensor | Table, bias: Tensor | None = None) 
     """hidden W^T + bias, in the dtype of hidden; of a table piece by piece, without gradient. [n d] -> [n V]."""
     bias = None if bias is None else bias.to(hidden.dtype)
     if not isinstance(weight, Table):
-        return torch.nn.functional.linear(hidden, weight, bias)
+        return linear(hidden, weight, bias)
     out = hidden.new_empty(len(hidden), weight.shape[0])
     with torch.no_grad():
         for piece in weight.pieces():
@@ -141,7 +142,7 @@ def product(hidden: Tensor, weight: Tensor | Table, bias: Tensor | None = None) 
 def _product_back(grad: Tensor, weight: Tensor | Table) -> Tensor:
     """grad W: [n V] -> [n d]; of a table the sum of its pieces, in at least fp32."""
     if not isinstance(weight, Table):
-        return grad @ weight
+        return mm(grad, weight)
     wide = torch.float64 if grad.dtype == torch.float64 else torch.float32
     total = torch.zeros(len(grad), weight.width, dtype=wide, device=grad.device)
     for piece in weight.pieces():
@@ -167,7 +168,7 @@ def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor, per_row: Tensor)
     if total.is_cuda and hidden.dtype != total.dtype:
         torch.addmm(total, slopes, hidden * per_row.to(hidden.dtype), out_dtype=total.dtype, out=total)
         return
-    total.addmm_(slopes.to(total.dtype), hidden.to(total.dtype) * per_row)
+    add_mm(total, slopes.to(total.dtype), hidden.to(total.dtype) * per_row)
 
 
 class _SummedLoss(torch.autograd.Function):

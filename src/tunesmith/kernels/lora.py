@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from tunesmith.kernels.gate import Act, gate, gate_backward
 from tunesmith.kernels.nf4 import held_in_four_bits, wide
+from tunesmith.kernels.product import add_mm, linear, mm
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,8 +90,8 @@ class _Layers:
     def inner(self, x: Tensor, masks: Sequence[Tensor | None]) -> list[Tensor]:
         """x A' of each part, one product for all unless each has a mask of its own."""
         if masks:
-            return [_left(x, mask) @ a.t() for a, mask in zip(self.a, masks)]
-        return list((x @ _stacked(self.a).t()).split([len(a) for a in self.a], 1))
+            return [mm(_left(x, mask), a.t()) for a, mask in zip(self.a, masks)]
+        return list(mm(x, _stacked(self.a).t()).split([len(a) for a in self.a], 1))
 
     def outputs(
         self, x: Tensor, shape: Sequence[int], bias: Sequence[Tensor | None], inner: Sequence[Tensor]
@@ -110,9 +110,9 @@ class _Layers:
         of_inner: list[Tensor] = []
         of_b: list[Tensor | None] = []
         for grad, mine, b, scale in zip(grads, inner, self.b, self.scales):
-            of_inner.append(torch.zeros_like(mine) if grad is None else (grad @ b).mul_(scale))
+            of_inner.append(torch.zeros_like(mine) if grad is None else mm(grad, b).mul_(scale))
             # the narrow side first: three times as fast as the other way round
-            of_b.append(None if grad is None else (mine.t() @ grad).mul_(scale).t())
+            of_b.append(None if grad is None else mm(mine.t(), grad).mul_(scale).t())
         return of_inner, of_b
 
     def grad_x(
@@ -123,18 +123,18 @@ class _Layers:
         for place, grad in enumerate(grads):
             if grad is not None:
                 w = self.wide(place)
-                total = grad @ w if total is None else total.addmm_(grad, w)
+                total = mm(grad, w) if total is None else add_mm(total, grad, w)
         if not masks:
             return total.addmm_(_side_by_side(of_inner), _stacked(self.a))
         for one, a, mask in zip(of_inner, self.a, masks):
-            total.add_(_left(one @ a, mask))
+            total.add_(_left(mm(one, a), mask))
         return total
 
     def grads_a(self, x: Tensor, of_inner: Sequence[Tensor], masks: Sequence[Tensor | None]) -> list[Tensor]:
         """d loss / d A of each part."""
         if masks:
-            return [one.t() @ _left(x, mask) for one, mask in zip(of_inner, masks)]
-        return list((_side_by_side(of_inner).t() @ x).split([len(a) for a in self.a]))
+            return [mm(one.t(), _left(x, mask)) for one, mask in zip(of_inner, masks)]
+        return list(mm(_side_by_side(of_inner).t(), x).split([len(a) for a in self.a]))
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:
@@ -247,7 +247,7 @@ class _GatedLora(torch.autograd.Function):
 
         def seen(rows: slice, hidden: Tensor) -> None:
             hidden = hidden.to(ctx.dtype)
-            of_a.add_(of_inner[0][rows].t() @ _left(hidden, masks[0][rows] if masks else None))
+            of_a.add_(mm(of_inner[0][rows].t(), _left(hidden, masks[0][rows] if masks else None)))
 
         of_gates, of_up = gate_backward(
             gates.flatten(0, -2), up.flatten(0, -2), of_hidden, ctx.act, seen if asked else None

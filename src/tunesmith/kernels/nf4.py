@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.card import has_triton
+from tunesmith.kernels.product import linear, mm
 
 
 def held_in_four_bits(weight: Tensor) -> bool:
@@ -72,9 +73,9 @@ class _FourBitLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.weight = weight  # no saved tensor: that would lose the scales that stand beside the codes
-        return torch.nn.functional.linear(x, dequantise(weight, x.dtype))
+        return linear(x, dequantise(weight, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         [grad] = grads
-        return grad @ dequantise(ctx.weight, grad.dtype), None
+        return mm(grad.flatten(0, -2), dequantise(ctx.weight, grad.dtype)).view(*grad.shape[:-1], -1), None

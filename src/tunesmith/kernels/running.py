@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.chunks import running_shape
+from tunesmith.kernels.product import add_mm, mm_into
 from tunesmith.kernels.tables import Table
 
 
@@ -81,7 +82,7 @@ class Logits:
 
     def of(self, hidden: Tensor, rows: Tensor, words: slice, place: Tensor) -> Tensor:
         """[n b] in at least fp32; made in `place` where it has the dtype for it."""
-        z = torch.mm(hidden, rows.t(), out=place[:, : len(rows)])
+        z = mm_into(place[:, : len(rows)], hidden, rows.t())
         if self.bias is not None:
             z += self.bias[words].to(z.dtype)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -140,6 +141,6 @@ def _add_block(
         z.mul_(slope)
     pull.mul_(fade[:, None])
     if z.dtype == hidden.dtype:
-        pull.addmm_(z, rows)
+        add_mm(pull, z, rows)
     else:
         pull.add_(place[:, : len(rows)].copy_(z) @ rows)

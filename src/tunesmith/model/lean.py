@@ -4,6 +4,7 @@
     layer.self_attn         LlamaAttention -> LeanAttention  q, k and v at once, rotation in one node
     layer.mlp               LlamaMLP       -> LeanMLP        act(gate) * up is made again
     embed_tokens            its class plus LeanLookup        its gradient is added where it stands (kernels/lookup.py)
+    nn.Linear               LeanLinear                       its products by the quicker library (kernels/product.py)
     layer.mlp.gate_proj     as it is, under its own name: what trains, is saved or wrapped is not touched
 Which classes of transformers may be swapped, and for what, is a table by family: what is not in it stays as it is.
 """
@@ -24,6 +25,8 @@ from tunesmith.kernels.lookup import lookup
 from tunesmith.kernels.lora import Part, gated_lora, lora_linears
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
+from tunesmith.kernels.processor import onednn_is_quicker
+from tunesmith.kernels.product import linear
 from tunesmith.kernels.rotary import rotate
 from tunesmith.model.families import FAMILIES
 
@@ -43,11 +46,18 @@ ATTENTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def lean(lm: Any) -> Any:
-    """Swap what can be swapped in a model of a known family, in place; returns `lm`. An embedding in any model."""
+    """Swap what can be swapped in a model of a known family, in place; returns `lm`.
+
+    An embedding, and linear layers, in any model.
+    """
     embedding = lm.get_input_embeddings()
     if isinstance(embedding, nn.Embedding):
         kind: Any = type(embedding)
         embedding.__class__ = _with_lean_lookup(kind)
+    if onednn_is_quicker():
+        for layer in lm.modules():
+            if type(layer) is nn.Linear:
+                layer.__class__ = LeanLinear
     family = FAMILIES.get(lm.config.model_type)
     if family is None:
         return lm
@@ -62,6 +72,19 @@ def lean(lm: Any) -> Any:
         elif family.gated and name.endswith(f".{home}") and (act := _act_of(module)):
             lm.set_submodule(name, LeanMLP(module, inputs, act))
     return lm
+
+
+class LeanLinear(nn.Linear):
+    """A linear layer whose products, in fp32 on a processor, oneDNN makes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return linear(input, self.weight, self.bias)
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether this is a linear layer and nothing more."""
+    return type(layer) in (nn.Linear, LeanLinear)
 
 
 class LeanLookup(nn.Embedding):
@@ -188,7 +211,7 @@ def part_of(layer: Any, x: Tensor) -> Part | None:
     if weight is None or weight.requires_grad or (bias is not None and bias.requires_grad):
         return None
     four_bits = held_in_four_bits(weight)
-    if type(layer) is not nn.Linear and not four_bits:
+    if not is_plain(layer) and not four_bits:
         return None
     same = torch.is_autocast_enabled(x.device.type) or four_bits or weight.dtype == x.dtype
     return Part(weight, bias) if same else None

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.nf4 import dequantise, held_in_four_bits
 from tunesmith.model.forward import decoder_layers
+from tunesmith.model.lean import is_plain
 from tunesmith.model.stored import Kind
 from tunesmith.model.tables import hold_tables
 from tunesmith.recipe import Tuned
@@ -70,7 +71,7 @@ def _held_layers(lm: nn.Module, wide: Sequence[str]) -> Iterator[tuple[str, nn.M
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return type(module) is nn.Linear or isinstance(module, Conv1D)
+    return is_plain(module) or isinstance(module, Conv1D)
 
 
 def _named(name: str, wanted: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from tunesmith.kernels.processor import ONEDNN_OVER_OPENBLAS, onednn_is_quicker
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import FP32, Numbers, Trains, asking_share, layer_costs, recomputed_layers
 from tunesmith.plan.cards import card_of
@@ -109,9 +110,14 @@ def find_speed(device: Device, facts: ModelFacts, bf16: bool) -> Speed:
     operator, score = SECONDS_PER_OPERATOR["cpu"], SECONDS_PER_SCORE["cpu"]
     found = _measure(facts.hidden_size, facts.intermediate_size)
     cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
-    gain, number = (_bf16_gain(device), BF16_NUMBER) if bf16 else (1.0, 1.0)
+    gain, number = (_bf16_gain(device), BF16_NUMBER) if bf16 else (_fp32_gain(), 1.0)
     flops, rate = found.flops * FLOPS_SHARE * gain, found.bytes * cores / number
     return Speed(flops, rate, operator, score / cores, busy=found.busy)
+
+
+def _fp32_gain() -> float:
+    """How much quicker a run's products are than numpy's."""
+    return ONEDNN_OVER_OPENBLAS if onednn_is_quicker() else 1.0
 
 
 def _bf16_gain(device: Device) -> float:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.lora import Part, lora_linear, lora_linears
 from tunesmith.kernels.nf4 import four_bit_linear, held_in_four_bits
+from tunesmith.kernels.product import linear
+from tunesmith.model.lean import is_plain
 from tunesmith.model.quantised import dense_weight, is_quantised
 
 DEFAULT = "default"
@@ -111,21 +112,21 @@ class FusedLinear(LoraLinear):
     def _plain(self, x: Tensor) -> Tensor:
         """W x, without bias."""
         weight = self.base_weight()
-        return four_bit_linear(x, weight, None) if held_in_four_bits(weight) else functional.linear(x, weight)
+        return four_bit_linear(x, weight, None) if held_in_four_bits(weight) else linear(x, weight)
 
     def _update(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """s B A x; in the adapters' precision unless autocast chooses another."""
         a, b, scaling = self.joined(names)
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(a.dtype)
-        return functional.linear(functional.linear(x, a), b) * scaling
+        return linear(linear(x, a), b) * scaling
 
 
 def fused_layer(target: nn.Module, adapter_name: str, **options: Any) -> nn.Module | None:
     """The fused layer for a plain linear one; None leaves the choice to PEFT."""
     if type(target) is Conv1D:
         return FusedLinear(target, adapter_name, is_target_conv_1d_layer=True, **options)
-    known = type(target) is nn.Linear or is_quantised(target)
+    known = is_plain(target) or is_quantised(target)
     return FusedLinear(target, adapter_name, **options) if known else None
 
 
