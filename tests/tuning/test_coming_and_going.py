@@ -187,7 +187,7 @@ def test_micro_batches_and_padding_train_alike(name: str, changed: dict[str, Any
     other = fit_run(tmp_path / "other", chosen(name), lr=1e-3, **changed)[1]
     assert one.trainable.keys() == other.trainable.keys()
     # rounding turns singular directions a little, and Adam's first steps with them: compared with how far it went
-    share = 0.1 if name == "galore" else 0.01
+    share = 0.2 if name == "galore" else 0.01
     base, first = logits(tiny_model(num_hidden_layers=3)), logits(one.model)
     assert (logits(other.model) - first).norm() <= share * (first - base).norm()
 
