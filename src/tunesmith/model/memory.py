@@ -20,13 +20,16 @@ WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a memory object",
 )
+# oneDNN, for want of memory to compile a product into or to pack its operands; with more words it is another fault.
+WHOLE_WORDS = ("could not create a primitive", "could not execute a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of whatever device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+    said = str(error)
+    return isinstance(error, RuntimeError) and (said in WHOLE_WORDS or any(words in said for words in WORDS))
 
 
 def give_back() -> None:
