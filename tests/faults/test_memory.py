@@ -98,6 +98,7 @@ def test_memory_that_ends_there_twice_or_before_any_checkpoint_is_an_answer(
     "error",
     [
         torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a primitive"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 12"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
     ],
@@ -105,6 +106,7 @@ def test_memory_that_ends_there_twice_or_before_any_checkpoint_is_an_answer(
 def test_every_library_is_understood(error: Exception) -> None:
     assert is_out_of_memory(error)
     assert not is_out_of_memory(ValueError(str(error)))
+    assert not is_out_of_memory(RuntimeError("could not create a primitive descriptor for an inner product"))
 
 
 def test_an_evaluation_shrinks_by_itself() -> None:
