@@ -28,3 +28,9 @@ def hangup_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
+def mkl_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step allocates is the same on every processor; what oneDNN takes beside is kernels/test_product.py's."""
+    monkeypatch.setenv("TUNESMITH_ONEDNN", "0")

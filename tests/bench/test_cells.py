@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tunesmith.bench.cells import MATRIX, Cell
 
 
@@ -15,6 +17,7 @@ def test_the_matrix_is_wide() -> None:
     assert len({str(cell.to_json()) for cell in MATRIX}) == len(MATRIX)
 
 
+@pytest.mark.usefixtures("mkl_multiplies")
 def test_a_cell_is_measured_as_it_is_forecast() -> None:
     from tunesmith.bench.cell import measure
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.model.test_lean import TUNINGS, far, gradients
 from tests.tiny import DENSE, tiny_model
+from tunesmith.bench.cell import peak_of
 from tunesmith.kernels import processor, product
 from tunesmith.kernels.head import Head, summed_loss
 from tunesmith.model import lean
@@ -31,8 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     monkeypatch.setattr(product, "_asked", heard)
     monkeypatch.setattr(product, "LEAST", 0)
-    monkeypatch.setattr(product, "onednn_is_quicker", lambda: True)
-    monkeypatch.setattr(lean, "onednn_is_quicker", lambda: True)
+    monkeypatch.setenv("TUNESMITH_ONEDNN", "1")
     return made
 
 
@@ -123,6 +123,18 @@ def test_the_head_has_the_same_loss_and_gradients(trains: bool, asked: list[Any]
         assert far_from(one, other.double()) < 1e-6
 
 
+# mutation tried: columns copied whole; a product kept while the next one is made
+@pytest.mark.parametrize("columns", [False, True])
+def test_beside_its_result_a_product_takes_a_piece(columns: bool, asked: list[Any]) -> None:
+    n, i, o = 256, 512, 8192
+    left = torch.randn(i, o).t() if columns else torch.randn(o, i)
+    right, total = torch.randn(i, n), torch.zeros(o, n)
+    scratch = 2**19  # oneDNN's own, where it packs
+    assert peak_of(lambda: product.add_mm(total, left, right)) <= 4 * processor.PIECE + scratch
+    assert peak_of(lambda: product.mm(left, right)) <= total.numel() * 4 + 4 * processor.PIECE + scratch
+    assert len(asked) > 1
+
+
 @pytest.mark.parametrize(
     ("about", "quicker"),
     [
@@ -136,6 +148,12 @@ def test_the_processor_decides(
     about: str | None, quicker: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.delenv("TUNESMITH_ONEDNN", raising=False)
     if about is not None:
         (tmp_path / "cpuinfo").write_text(about)
-    assert processor.onednn_is_quicker.__wrapped__() is quicker
+    processor._mkl_leaves_half.cache_clear()
+    assert processor.onednn_is_quicker() is quicker
+    processor._mkl_leaves_half.cache_clear()
+    for told in (True, False):
+        monkeypatch.setenv("TUNESMITH_ONEDNN", str(int(told)))
+        assert processor.onednn_is_quicker() is told

@@ -38,6 +38,7 @@ from tunesmith.recipe import (
 )  # fmt: skip
 from tunesmith.tuning.method import Moments, Setting
 
+pytestmark = pytest.mark.usefixtures("mkl_multiplies")
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {
         "model_type": "llama", "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 352,

@@ -16,6 +16,7 @@ from tunesmith.plan.memory import Load, forecast_memory, held_tables
 from tunesmith.recipe import Lora, parse
 from tunesmith.tuning.combinations import table_problems
 
+pytestmark = pytest.mark.usefixtures("mkl_multiplies")
 LLAMA_8B = facts_from_config({
     "model_type": "llama", "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336,
     "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128,

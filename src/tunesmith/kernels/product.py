@@ -10,16 +10,15 @@ Shapes: n rows, i inputs, o outputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.processor import onednn_is_quicker
+from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 
-LEAST = 2**20  # multiplications below which asking oneDNN costs more than it saves
-PIECE = 2**22  # numbers that an added product makes at once
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # other builds of torch lack it
 
 
@@ -32,7 +31,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """a b, without gradient: [n i], [i o] -> [n o]."""
-    return _asked(a, b.t(), None) if _quicker(a, b, a.numel() * b.shape[1]) else a @ b
+    if not _quicker(a, b, a.numel() * b.shape[1]):
+        return a @ b
+    if a.is_contiguous() or a.numel() <= PIECE:
+        return _asked(a, b.t(), None)
+    out = a.new_empty(len(a), b.shape[1])
+    for place, some in _pieces(out, a, b):
+        place.copy_(_asked(some, b.t(), None))
+    return out
 
 
 def mm_into(place: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -42,12 +48,18 @@ def mm_into(place: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def add_mm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """total += a b, without gradient, and the total again: [n o], [n i], [i o]."""
-    if not _quicker(a, b, a.numel() * b.shape[1]) or total.dtype != torch.float32:
+    if total.dtype != torch.float32 or not _quicker(a, b, a.numel() * b.shape[1]):
         return total.addmm_(a, b)
-    rows = max(1, PIECE // b.shape[1])
-    for some, mine in zip(total.split(rows), a.split(rows)):
-        some.add_(_asked(mine, b.t(), None))
+    for place, some in _pieces(total, a, b):
+        place.add_(_asked(some, b.t(), None))
     return total
+
+
+def _pieces(out: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of `out` and of `a`: what is made for them, a copy of columns too, has the size of a piece."""
+    each = b.shape[1] + (0 if a.is_contiguous() else a.shape[1])
+    rows = max(1, PIECE // each)
+    return zip(out.split(rows), a.split(rows))
 
 
 def _quicker(a: Tensor, b: Tensor, multiplications: int) -> bool:

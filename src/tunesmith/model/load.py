@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from tunesmith.errors import ModelError, Problem
 from tunesmith.kernels import attention
-from tunesmith.kernels.processor import onednn_is_quicker
+from tunesmith.kernels.processor import products_kept
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
 from tunesmith.model.forward import decoder_layers
@@ -49,11 +49,9 @@ if TYPE_CHECKING:
 logging.disable_progress_bar()
 enable_progress_bars()
 
-# oneDNN compiles a product for its shape, torch and it keep the last 1,024 of each, 0.5 to 1 MB apiece. In bf16, whose
-# micro-batches are filled up (data/filling.py), 192 hold most; in fp32 a micro-batch's own are enough: 752 learnt
-# tokens a second with 16 kept, 740 with 64, 710 with 192, in 967, 1,034 and 1,124 MiB. Read at the first product.
+# oneDNN compiles a product for its shape, torch and it keep the last 1,024 of each. Read at the first product.
 for _name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-    os.environ.setdefault(_name, "32" if onednn_is_quicker() else "192")
+    os.environ.setdefault(_name, str(products_kept()))
 
 # A name transformers has no mask for: it then builds none, and our attention takes documents instead.
 ALL_ATTENTION_FUNCTIONS.register(attention.NAME, attention.packed_attention)

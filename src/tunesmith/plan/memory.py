@@ -16,6 +16,7 @@ from typing import Literal
 
 from tunesmith.data.packing import filled
 from tunesmith.kernels.chunks import TABLE_BLOCK
+from tunesmith.kernels.processor import onednn_is_quicker, products_kept
 from tunesmith.model.facts import ModelFacts
 from tunesmith.plan.activations import (
     APART_FROM,
@@ -35,17 +36,17 @@ from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
 from tunesmith.plan.head import chunk_bytes, head_bytes
 from tunesmith.plan.measured import UNMEASURED
 from tunesmith.plan.peak import Memory
-from tunesmith.plan.slack import allocator_slack
+from tunesmith.plan.slack import allocator_slack, piece_bytes
 from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like. A whole run
-# has more in memory than its steps: what reads, evaluates, generates and writes; in bf16 on a processor also the
+# has more in memory than its steps: what reads, evaluates, generates and writes; where oneDNN multiplies also the
 # products that were compiled for ever new shapes (both measured on runs of the bundled model, docs/plan.md).
 FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
 RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
-COMPILED, COMPILED_BYTES = "compiled products", 180 * 2**20
+COMPILED, COMPILED_BYTES = "compiled products", 15 * 2**16  # of each that is kept
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
@@ -178,8 +179,8 @@ def forecast_memory(load: Load, whole_run: bool = True) -> Memory:
     )  # what steps have left in the allocator is there to the end
     terms["allocator"] = round(allocator_slack(load, moved))
     terms["framework"] = FRAMEWORK_BYTES[load.device] + (RUN_BYTES[load.device] if whole_run else 0)
-    if whole_run and load.device == "cpu" and load.bf16:
-        terms[COMPILED] = COMPILED_BYTES
+    if whole_run and load.device == "cpu" and (load.bf16 or onednn_is_quicker()):
+        terms[COMPILED] = products_kept() * COMPILED_BYTES
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)
     return Memory(
         terms, phases, phase, error_share, CONTEXT_BYTES[load.device], host_bytes=round(_host_bytes(load))
@@ -211,6 +212,7 @@ def _static(load: Load, phase: str) -> dict[str, int]:
         "optimiser states": 0 if around else round(_states(load, trainable)),
         "gradients": 0,
         "batch": round(_batch(load)),
+        "products": piece_bytes(load),
         "saved activations": 0,
         "keys and values": 0,
         "live layer": 0,

@@ -1,10 +1,11 @@
-"""What the allocator holds beside the tensors of a phase: freed blocks that it keeps and cannot use again."""
+"""What is held beside the tensors of a phase: freed blocks that the allocator cannot use again, pieces of a product."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 from tunesmith.plan.activations import FP32
 
 if TYPE_CHECKING:
@@ -37,3 +38,13 @@ def _share_of_small_blocks(load: Load) -> float:
     kinds = ((4, facts.intermediate_size), (8, facts.hidden_size))  # so many blocks a layer, so wide
     small = sum(n * size for n, size in kinds if load.tokens * size * width < RETURNED_BLOCK)
     return small / sum(n * size for n, size in kinds)
+
+
+def piece_bytes(load: Load) -> int:
+    """What a product by oneDNN makes beside its result (kernels/product.py)."""
+    facts = load.facts
+    layer, head = load.computed * (facts.hidden_size + facts.intermediate_size), load.asked * facts.vocab_size
+    most = max(load.computed * facts.intermediate_size, head) * facts.hidden_size
+    if load.device != "cpu" or load.bf16 or not onednn_is_quicker() or most < LEAST:
+        return 0
+    return FP32 * round(min(PIECE, max(layer, head)))

@@ -28,6 +28,7 @@ COLOURS: Mapping[str, tuple[str, str]] = {
     "keys and values": ("bright_cyan", "#90be6d"),
     "head": ("red", "#c8553d"),
     "batch": ("bright_yellow", "#e9c46a"),
+    "products": ("bright_red", "#d08c60"),
     "checkpoint copy": ("bright_blue", "#4a7fb0"),
     "allocator": ("bright_black", "#9aa5b1"),
     "compiled products": ("bright_magenta", "#b392ac"),
