@@ -29,21 +29,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Linear.apply(x, weight, bias)
 
 
-def mm(a: Tensor, b: Tensor) -> Tensor:
-    """a b, without gradient: [n i], [i o] -> [n o]."""
+def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a b, without gradient: [n i], [i o] -> [n o]. MKL makes it in `out`, if there is one."""
     if not _quicker(a, b, a.numel() * b.shape[1]):
-        return a @ b
+        return torch.mm(a, b, out=out)
     if a.is_contiguous() or a.numel() <= PIECE:
         return _asked(a, b.t(), None)
-    out = a.new_empty(len(a), b.shape[1])
-    for place, some in _pieces(out, a, b):
+    made = a.new_empty(len(a), b.shape[1])
+    for place, some in _pieces(made, a, b):
         place.copy_(_asked(some, b.t(), None))
-    return out
-
-
-def mm_into(place: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """a b, made in `place` where MKL makes it: [n o], [n i], [i o] -> [n o]."""
-    return mm(a, b) if _quicker(a, b, a.numel() * b.shape[1]) else torch.mm(a, b, out=place)
+    return made
 
 
 def add_mm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -62,17 +57,14 @@ def _pieces(out: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]
     return zip(out.split(rows), a.split(rows))
 
 
+def by_onednn(x: Tensor) -> bool:
+    """Whether oneDNN makes what this is multiplied with, where that is much; not of a traced tensor."""
+    wide = x.dtype == torch.float32 and x.is_cpu and type(x) in (Tensor, nn.Parameter)
+    return wide and _onednn is not None and onednn_is_quicker() and bool(torch.backends.mkldnn.enabled)
+
+
 def _quicker(a: Tensor, b: Tensor, multiplications: int) -> bool:
-    return (
-        multiplications >= LEAST
-        and a.dtype == b.dtype == torch.float32
-        and a.is_cpu
-        and _onednn is not None
-        and onednn_is_quicker()
-        and type(a) in (Tensor, nn.Parameter)  # a traced one is computed by nobody
-        and type(b) in (Tensor, nn.Parameter)
-        and bool(torch.backends.mkldnn.enabled)
-    )
+    return multiplications >= LEAST and by_onednn(a) and by_onednn(b)
 
 
 def _asked(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

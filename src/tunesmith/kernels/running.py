@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.kernels.chunks import running_shape
-from tunesmith.kernels.product import add_mm, mm_into
+from tunesmith.kernels.product import add_mm, by_onednn, mm
 from tunesmith.kernels.tables import Table
 
 
@@ -80,9 +80,9 @@ class Logits:
         """The rows of tokens: [n d]."""
         return self.weight.take(ids, dtype) if isinstance(self.weight, Table) else self.weight[ids].to(dtype)
 
-    def of(self, hidden: Tensor, rows: Tensor, words: slice, place: Tensor) -> Tensor:
+    def of(self, hidden: Tensor, rows: Tensor, words: slice, place: Tensor | None) -> Tensor:
         """[n b] in at least fp32; made in `place` where it has the dtype for it."""
-        z = mm_into(place[:, : len(rows)], hidden, rows.t())
+        z = mm(hidden, rows.t(), out=None if place is None else place[:, : len(rows)])
         if self.bias is not None:
             z += self.bias[words].to(z.dtype)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
@@ -106,7 +106,8 @@ def _sums(
     wide = torch.promote_types(hidden.dtype, torch.float32)
     most = torch.full((len(hidden),), torch.finfo(wide).min, dtype=wide, device=hidden.device)
     found = most, torch.zeros_like(most), torch.zeros_like(most)
-    place = hidden.new_empty(len(hidden), min(words, logits.weight.shape[0]))
+    width = min(words, logits.weight.shape[0])
+    place = None if by_onednn(hidden) else hidden.new_empty(len(hidden), width)
     for block in logits.blocks(words):
         _add_block(hidden, targets, logits, block, place, *found, pull)
     return found
@@ -117,7 +118,7 @@ def _add_block(
     targets: Tensor,
     logits: Logits,
     block: slice,
-    place: Tensor,
+    place: Tensor | None,
     most: Tensor,
     total: Tensor,
     hit: Tensor,
@@ -143,4 +144,5 @@ def _add_block(
     if z.dtype == hidden.dtype:
         add_mm(pull, z, rows)
     else:
+        assert place is not None
         pull.add_(place[:, : len(rows)].copy_(z) @ rows)
