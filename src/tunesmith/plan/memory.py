@@ -212,7 +212,7 @@ def _static(load: Load, phase: str) -> dict[str, int]:
         "optimiser states": 0 if around else round(_states(load, trainable)),
         "gradients": 0,
         "batch": round(_batch(load)),
-        "products": piece_bytes(load),
+        "products": piece_bytes(load, phase),
         "saved activations": 0,
         "keys and values": 0,
         "live layer": 0,

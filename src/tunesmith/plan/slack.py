@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 from tunesmith.plan.activations import FP32
+from tunesmith.plan.head import in_blocks
 
 if TYPE_CHECKING:
     from tunesmith.plan.memory import Load
@@ -40,11 +41,12 @@ def _share_of_small_blocks(load: Load) -> float:
     return small / sum(n * size for n, size in kinds)
 
 
-def piece_bytes(load: Load) -> int:
-    """What a product by oneDNN makes beside its result (kernels/product.py)."""
+def piece_bytes(load: Load, phase: str) -> int:
+    """What a product by oneDNN makes beside its result (kernels/product.py); blocks of logits need none."""
     facts = load.facts
+    none = load.device != "cpu" or load.bf16 or not onednn_is_quicker()
+    if none or (phase == "loss" and in_blocks(load)):
+        return 0
     layer, head = load.computed * (facts.hidden_size + facts.intermediate_size), load.asked * facts.vocab_size
     most = max(load.computed * facts.intermediate_size, head) * facts.hidden_size
-    if load.device != "cpu" or load.bf16 or not onednn_is_quicker() or most < LEAST:
-        return 0
-    return FP32 * round(min(PIECE, max(layer, head)))
+    return FP32 * round(min(PIECE, max(layer, head))) if most >= LEAST else 0
