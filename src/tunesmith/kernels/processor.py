@@ -12,8 +12,8 @@ CPUINFO = Path("/proc/cpuinfo")
 # On one core of a Zen 5, GFLOP/s in fp32, products of 704 rows by 512 x 1376: MKL 107, numpy's OpenBLAS 128, oneDNN 240
 ONEDNN_OVER_OPENBLAS = 1.85
 LEAST = 2**20  # multiplications below which asking oneDNN costs more than it saves
-# Numbers that a product by oneDNN makes at once beside its result: what is added to another, rows that stand as columns
-PIECE = 2**20
+# Numbers that are made at once where oneDNN's product is added to what is there: it cannot add itself
+PIECE = 2**19
 
 
 def onednn_is_quicker() -> bool:

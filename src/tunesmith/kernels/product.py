@@ -10,7 +10,6 @@ Shapes: n rows, i inputs, o outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,28 +32,17 @@ def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """a b, without gradient: [n i], [i o] -> [n o]. MKL makes it in `out`, if there is one."""
     if not _quicker(a, b, a.numel() * b.shape[1]):
         return torch.mm(a, b, out=out)
-    if a.is_contiguous() or a.numel() <= PIECE:
-        return _asked(a, b.t(), None)
-    made = a.new_empty(len(a), b.shape[1])
-    for place, some in _pieces(made, a, b):
-        place.copy_(_asked(some, b.t(), None))
-    return made
+    return _asked(a, b.t(), None)
 
 
 def add_mm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """total += a b, without gradient, and the total again: [n o], [n i], [i o]."""
     if total.dtype != torch.float32 or not _quicker(a, b, a.numel() * b.shape[1]):
         return total.addmm_(a, b)
-    for place, some in _pieces(total, a, b):
+    rows = max(1, PIECE // (b.shape[1] + (0 if a.is_contiguous() else a.shape[1])))  # columns are copied
+    for place, some in zip(total.split(rows), a.split(rows)):
         place.add_(_asked(some, b.t(), None))
     return total
-
-
-def _pieces(out: Tensor, a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of `out` and of `a`: what is made for them, a copy of columns too, has the size of a piece."""
-    each = b.shape[1] + (0 if a.is_contiguous() else a.shape[1])
-    rows = max(1, PIECE // each)
-    return zip(out.split(rows), a.split(rows))
 
 
 def by_onednn(x: Tensor) -> bool:

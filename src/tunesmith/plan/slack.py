@@ -42,11 +42,24 @@ def _share_of_small_blocks(load: Load) -> float:
 
 
 def piece_bytes(load: Load, phase: str) -> int:
-    """What a product by oneDNN makes beside its result (kernels/product.py); blocks of logits need none."""
+    """What a product by oneDNN makes beside its result (kernels/product.py), in the phases that have such products."""
     facts = load.facts
-    none = load.device != "cpu" or load.bf16 or not onednn_is_quicker()
-    if none or (phase == "loss" and in_blocks(load)):
+    if load.device != "cpu" or load.bf16 or not onednn_is_quicker():
         return 0
-    layer, head = load.computed * (facts.hidden_size + facts.intermediate_size), load.asked * facts.vocab_size
-    most = max(load.computed * facts.intermediate_size, head) * facts.hidden_size
-    return FP32 * round(min(PIECE, max(layer, head))) if most >= LEAST else 0
+    if phase == "loss":  # blocks of logits take none
+        made = 0.0 if in_blocks(load) else min(PIECE, load.asked * facts.vocab_size)
+        most = load.asked * facts.vocab_size * facts.hidden_size
+    elif "backward" in phase:
+        columns = load.computed * facts.intermediate_size  # of the gradient of what stands behind the gate
+        made = columns if _weights_train(load) else min(PIECE, load.computed * facts.hidden_size)
+        most = columns * facts.hidden_size
+    else:
+        return 0
+    return FP32 * round(made) if most >= LEAST else 0
+
+
+def _weights_train(load: Load) -> bool:
+    """Whether linear layers of the decoder train themselves, told by the last."""
+    last = load.facts.layers - 1
+    weights = {f"{load.facts.layer(last)}.{linear.name}.weight" for linear in load.facts.linears_of(last)}
+    return not weights.isdisjoint(load.trains.names)
