@@ -46,16 +46,14 @@ def piece_bytes(load: Load, phase: str) -> int:
     facts = load.facts
     if load.device != "cpu" or load.bf16 or not onednn_is_quicker():
         return 0
-    made: float
-    if phase == "loss":  # blocks of logits take none
-        made = 0 if in_blocks(load) else min(PIECE, load.asked * facts.vocab_size)
+    made, most = 0.0, 0.0
+    if phase == "loss" and not in_blocks(load):  # blocks of logits take none
+        made = min(PIECE, load.asked * facts.vocab_size)
         most = load.asked * facts.vocab_size * facts.hidden_size
     elif "backward" in phase:
         columns = load.computed * facts.intermediate_size  # of the gradient of what stands behind the gate
         made = columns if _weights_train(load) else min(PIECE, load.computed * facts.hidden_size)
         most = columns * facts.hidden_size
-    else:
-        return 0
     return FP32 * round(made) if most >= LEAST else 0
 
 
