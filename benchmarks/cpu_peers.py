@@ -94,11 +94,24 @@ def main() -> None:
             print(json.dumps({"cell": cell, **result}), file=sys.stderr)
         kept.write_text(json.dumps(results, indent=1) + "\n")
     head = (
-        f"{datetime.date.today().isoformat()}, {platform.machine()}, {os.cpu_count()} cores, fp32, "
+        f"{datetime.date.today().isoformat()}, {processor()}, {os.cpu_count()} cores, fp32, "
         f"{'real rows' if assets() else 'made-up rows of like lengths'}; ratios are of CPU time, best round of each."
     )
     asked.out.with_suffix(".md").write_text(f"# CPU, against peers\n\n{head}\n\n{summary(results)}\n")
     print(summary(results))
+
+
+def processor() -> str:
+    """Its name and widest vectors: which library multiplies depends on them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found = [flag for flag in ("avx2", "avx512f", "amx_bf16") if flag in about.get("flags", "").split()]
+    return " ".join(
+        [about.get("model name", platform.machine()), f"family {about.get('cpu family')}", *found[-1:]]
+    )
 
 
 def summary(results: list[dict]) -> str:
