@@ -51,9 +51,11 @@ def piece_bytes(load: Load, phase: str) -> int:
         made = min(PIECE, load.asked * facts.vocab_size)
         most = load.asked * facts.vocab_size * facts.hidden_size
     elif "backward" in phase:
-        columns = load.computed * facts.intermediate_size  # of the gradient of what stands behind the gate
-        made = columns if _weights_train(load) else min(PIECE, load.computed * facts.hidden_size)
-        most = columns * facts.hidden_size
+        stream = (
+            load.computed * facts.hidden_size
+        )  # a gradient as wide is copied; of wider ones when less is alive
+        made = stream if _weights_train(load) else min(PIECE, stream)
+        most = stream * facts.intermediate_size
     return FP32 * round(made) if most >= LEAST else 0
 
 
