@@ -183,7 +183,7 @@ def test_a_step_that_is_not_finite_changes_nothing(tmp_path, monkeypatch):
 
 def test_weights_moments_and_count_are_bit_equal_after_a_skipped_step(tmp_path, monkeypatch):
     monkeypatch.setenv("TUNESMITH_FAULT", "forward:1:nan")
-    result, weights = make_run(tmp_path / "nan", evaluate=False, budget={"steps": 1})
+    result, weights = make_run(tmp_path / "nan", evaluate=False, budget={"steps": 2}, stop_after=1)
     start = {
         name: p.detach()
         for name, p in build(parse({"model": "t", "data": {"train": "x"}, "tuning": "full"}).tuning)
@@ -192,6 +192,13 @@ def test_weights_moments_and_count_are_bit_equal_after_a_skipped_step(tmp_path, 
     }
     assert same_bits(weights, start)
     assert result.progress.tokens == 0
+
+
+def test_a_run_that_took_no_step_at_all_has_not_trained(tmp_path, monkeypatch):
+    # mutation tried: no _require_a_step
+    monkeypatch.setenv("TUNESMITH_FAULT", "forward:1:nan")
+    with pytest.raises(DivergedError, match="the model itself"):
+        make_run(tmp_path, evaluate=False, budget={"steps": 1})
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run(tmp_path, monkeypatch):

@@ -111,6 +111,11 @@ def index_outside(folder: Path) -> None:
     )
 
 
+def huge(held: dict[str, Any]) -> None:
+    """Numbers all of them, but no product of two."""
+    held["lm_head.weight"] *= 3e38
+
+
 def nan(held: dict[str, Any]) -> None:
     """A weight that is no number."""
     held["lm_head.weight"][3, 3] = float("nan")
@@ -182,6 +187,16 @@ CASES = [
         words=TRAIN,
     ),
     model("a weight that is NaN", tensors(nan), "", "lm_head.weight", words=TRAIN),
+    model("weights that overflow", tensors(huge), r"rows\.jsonl:\d", "no number", "whole|fp32", words=TRAIN),
+    model(
+        "weights that overflow, and no row held out",
+        tensors(huge),
+        "step",
+        "not finite",
+        "whole|fp32",
+        words=TRAIN + " data.validation=null",
+        code="diverged",
+    ),
     # ---- tokenizers and templates ----
     model("no tokenizer", remove("tokenizer.json", "tokenizer_config.json"), "", ""),
     model("a tokenizer that is no JSON", write("tokenizer.json", "{"), "", ""),

@@ -163,6 +163,7 @@ class _Loop:
                     stop = self._asked_to_stop(progress)
                     self._save(progress, ended or stop is not None)
                     if ended:
+                        self._require_a_step(progress)
                         return FitResult("stopped" if progress.early_stopped else "done", progress)
                     if stop is not None:
                         return FitResult("interrupted", progress, stop)
@@ -294,12 +295,20 @@ class _Loop:
             Rescued(step=step, reason=reason, action=action, rows=named.rows, texts=named.texts)
         )
 
+    def _require_a_step(self, progress: Progress) -> None:
+        """A run all of whose steps were skipped has not trained. Raises DivergedError."""
+        if progress.step > self.begun_at and progress.watch.first is None:
+            skipped = Judgement("stop", "loss or gradient is not finite", progress.watch)
+            raise self._diverged(progress.step, skipped)
+
     def _diverged(self, step: int, judgement: Judgement) -> UserError:
         watch = judgement.watch
         row = f", {len(watch.bad)} steps in a row" if len(watch.bad) > 1 else ""
         tried = f"; went back {watch.rewinds} times before" if watch.rewinds else ""
         what = f"{judgement.reason}{row}{tried}"
-        if judgement.needs_good or not self.keeper.has_checkpoints:
+        if watch.first is None:  # no step was ever a number: nothing was learnt yet
+            fix = "the model itself gives none: take weights that are whole; or compute.precision=fp32, if it was bf16"
+        elif judgement.needs_good or not self.keeper.has_checkpoints:
             rate = f"a lower optim.lr than {self.settings.lr:.3g}"
             fix = f"begin anew with {rate}: a tenth of it, or what `tunesmith lr-find` measures"
         else:

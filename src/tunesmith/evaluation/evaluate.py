@@ -6,8 +6,9 @@ model + held_out + tasks + probes -> Evaluated, and answers.jsonl with one line 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.data.records import Choice, Text
 from tunesmith.data.render import Drop, render
 from tunesmith.data.samples import Sample, SampleSet, collect, to_sample
-from tunesmith.errors import DataError
+from tunesmith.errors import DataError, ModelError
 from tunesmith.evaluation.choice import score_choices
 from tunesmith.evaluation.generation import answer_probes, pad_id_of, score_generations
 from tunesmith.evaluation.heldout import held_out_loss
@@ -66,11 +67,13 @@ def evaluate(
     if heldout is None and held_out is not None and len(held_out):
         told = _told(reporter, held_out_name, len(held_out))
         heldout = held_out_loss(model, held_out, micro_tokens, tokenizer, told)
+        _require_numbers(zip(heldout.addresses, heldout.nats))
     bench = _Bench(model, tokenizer, template, micro_tokens, max_length, reporter)
     items: dict[str, Measured] = dict(had.items)
     lines = known.lines(had) if known else []
     for task, found in read:
         items[task.name], records = bench.score(task, found)
+        _require_numbers(_floats(records))
         lines += records
     answered = had.probes or answer_probes(
         model, tokenizer, template, probes, probe_tokens, ANSWER_SHARE * micro_tokens
@@ -82,6 +85,27 @@ def evaluate(
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         write_atomically(answers, text)
     return Evaluated(heldout, {task.name: items[task.name] for task in tasks}, answered)
+
+
+def _require_numbers(found: Iterable[tuple[str, float]]) -> None:
+    """Raises ModelError where what a model makes of a row is no number: (address, number) of each."""
+    bad = list(dict.fromkeys(address for address, number in found if not math.isfinite(number)))
+    if bad:
+        more = f", nor of {len(bad) - 1} other rows" if len(bad) > 1 else ""
+        raise ModelError.at(
+            bad[0],
+            f"the model's loss of it is no number{more}: its numbers outgrow their precision",
+            "take weights that are whole; or compute.precision=fp32, if it was bf16",
+        )
+
+
+def _floats(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Every float of an item's line, with the item's address."""
+    for record in records:
+        for value in record.values():
+            for one in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(one, float):
+                    yield str(record["address"]), one
 
 
 def _told(reporter: Reporter, what: str, total: int) -> Callable[[int], None]:
