@@ -134,3 +134,13 @@ def test_answers_are_made_by_attention_that_knows_a_cache_in_every_layer():
     with generation_attention(lm):
         assert {config._attn_implementation for config in configs.values()} == {"sdpa"}
     assert {config._attn_implementation for config in configs.values()} == {attention.NAME}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_a_model_whose_numbers_overflow_is_told(temperature):
+    # mutation tried: no look at the logits
+    lm = tiny()
+    with torch.no_grad():
+        lm.lm_head.weight.mul_(3e38)
+    with pytest.raises(ModelError, match="no number"):
+        generate(lm, [[1, 2, 3]], 3, [], 0, temperature=temperature)

@@ -145,7 +145,13 @@ class _Chooser:
     generators: dict[int, torch.Generator] = field(default_factory=dict)
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> list[int]:
-        """logits Float[N V] -> N token ids."""
+        """logits Float[N V] -> N token ids. Raises ModelError where they are no numbers."""
+        if not torch.isfinite(logits.amax(dim=-1)).all():  # one that is none passes through
+            raise ModelError.at(
+                f"prompt {rows[0] + 1}",
+                "what the model makes of it is no number: its numbers outgrow their precision",
+                "take weights that are whole",
+            )
         if self.temperature <= 0:
             return logits.argmax(dim=-1).tolist()
         shares = torch.softmax(logits.float().cpu() / self.temperature, dim=-1)
