@@ -122,3 +122,16 @@ def test_work_that_is_made_again_and_not_kept_takes_its_time_all_the_same() -> N
     lora, full = work(Lora(method="lora")), work(Full(method="full"))
     update = duration.UPDATE_TRAFFIC + 2 * duration.ACCUMULATE_TRAFFIC
     assert lora.bytes > full.bytes - update * FACTS.parameters
+
+
+# mutation tried: bf16 made quicker by it, too
+def test_products_by_onednn_are_foreseen_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device("cpu", "any", 2**30, bf16=True)
+    monkeypatch.setattr(duration, "_measure", lambda *_: duration.Rates(1e11, 1e10, 1.0))
+
+    def flops(told: str, bf16: bool) -> float:
+        monkeypatch.setenv("TUNESMITH_ONEDNN", told)
+        return find_speed(device, FACTS, bf16).flops
+
+    assert flops("1", False) == pytest.approx(duration.ONEDNN_OVER_OPENBLAS * flops("0", False))
+    assert flops("1", True) == flops("0", True)

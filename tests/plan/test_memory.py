@@ -355,3 +355,18 @@ def test_documents_that_stand_end_to_end_on_a_processor_need_less() -> None:
     for other in (replace(packed, packed=False), replace(packed, length=20.0)):
         assert allocated(packed) < allocated(other)
         assert not other.apart
+
+
+# mutation tried: the piece in every phase
+def test_what_products_by_onednn_make_beside_is_in_the_forecast(monkeypatch: pytest.MonkeyPatch) -> None:
+    def products(name: str, phase: str) -> int:
+        found = forecast_memory(replace(BASE, tuning=TUNINGS[name], tokens=4096)).phases[phase]
+        return found["products"]
+
+    hidden = BASE.facts.hidden_size
+    assert products("lora", "backward of a layer") == products("full", "loss") == 0  # MKL multiplies
+    monkeypatch.setenv("TUNESMITH_ONEDNN", "1")
+    assert products("lora", "backward of a layer") == 4 * min(2**19, 4096 * hidden)
+    assert products("full", "backward of a layer") == 4 * 4096 * hidden
+    assert products("lora", "loss") == products("full", "update") == 0
+    assert 0 < products("full", "loss") <= 4 * 2**19
