@@ -38,6 +38,7 @@ FULL = "█"
 LETTERS: Mapping[str, str] = {name: name[0] for name in COLOURS} | {
     "allocator": ".",
     "compiled products": "p",
+    "products": "x",
 }
 
 
