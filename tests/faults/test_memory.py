@@ -60,10 +60,8 @@ def test_what_does_not_fit_is_found_before_the_first_step_and_made_smaller(
     )
     monkeypatch.delenv("TUNESMITH_FAULT")
     _, calm = make_run(tmp_path / "calm", dtype=torch.float64, evaluate=False)
-    for (
-        name,
-        tensor,
-    ) in calm.items():  # norms are computed in fp32 whatever the dtype, and Adam makes more of it
+    # norms are computed in fp32 whatever the dtype, and Adam makes more of it
+    for name, tensor in calm.items():
         assert (weights[name] - tensor).norm() <= 1e-5 * tensor.norm(), name
 
 

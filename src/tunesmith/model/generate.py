@@ -146,9 +146,10 @@ class _Chooser:
 
     def __call__(self, logits: Tensor, rows: Sequence[int]) -> list[int]:
         """logits Float[N V] -> N token ids. Raises ModelError where they are no numbers."""
-        if not torch.isfinite(logits.amax(dim=-1)).all():  # one that is none passes through
+        finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # a number that is none passes through
+        if not all(finite):
             raise ModelError.at(
-                f"prompt {rows[0] + 1}",
+                f"prompt {rows[finite.index(False)] + 1}",
                 "what the model makes of it is no number: its numbers outgrow their precision",
                 "take weights that are whole",
             )

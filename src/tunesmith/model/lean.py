@@ -46,10 +46,7 @@ ATTENTIONS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
 
 
 def lean(lm: Any) -> Any:
-    """Swap what can be swapped in a model of a known family, in place; returns `lm`.
-
-    An embedding, and linear layers, in any model.
-    """
+    """Swap what can be swapped, in place; returns `lm`. Embedding and linear layers in any model, more by family."""
     embedding = lm.get_input_embeddings()
     if isinstance(embedding, nn.Embedding):
         kind: Any = type(embedding)

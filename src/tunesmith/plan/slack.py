@@ -51,9 +51,8 @@ def piece_bytes(load: Load, phase: str) -> int:
         made = min(PIECE, load.asked * facts.vocab_size)
         most = load.asked * facts.vocab_size * facts.hidden_size
     elif "backward" in phase:
-        stream = (
-            load.computed * facts.hidden_size
-        )  # a gradient as wide is copied; of wider ones when less is alive
+        # where weights train a gradient as wide is copied; wider ones are when less is alive
+        stream = load.computed * facts.hidden_size
         made = stream if _weights_train(load) else min(PIECE, stream)
         most = stream * facts.intermediate_size
     return FP32 * round(made) if most >= LEAST else 0
