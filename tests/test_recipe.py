@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tunesmith import recipe as recipes
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import diff, dump, load, parse, steps_of
-from tunesmith.recipe.plain_yaml import parse_yaml
+from tunesmith.recipe.plain_yaml import parse_yaml, write_yaml
 
 SMALL: dict[str, Any] = {"model": "m", "data": {"train": "a.jsonl"}}
 
@@ -93,6 +93,18 @@ def test_yaml_numbers_in_scientific_notation_are_numbers():
         "d": "2e-5",
     }
     assert parse({**SMALL, "optim": parse_yaml("{lr: 2e-5}", "t")}).optim.lr == 2e-5
+
+
+# mutation tried: PyYAML's own SafeDumper, which leaves the short name of a commit, 7e12345, without quotes
+@pytest.mark.parametrize("flow", [False, True])
+@given(
+    text=st.text()
+    | st.from_regex(r"[-+]?[0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?", fullmatch=True)
+    | st.sampled_from(["7e12345", "2026-11-27", "1:30", "yes", "~", "null", "0x1f", ".5", "=", "<<", ".inf"])
+)
+def test_text_that_is_written_is_read_as_text(text: str, flow: bool):
+    for value in (text, [text], {"key": text}):
+        assert parse_yaml(write_yaml(value, flow=flow), "again") == value
 
 
 def test_a_key_that_stands_twice_is_named_with_both_lines():
@@ -180,6 +192,11 @@ def test_keys_of_other_tools_and_places_lead_to_ours(values: dict[str, Any], whe
     (problem,) = error.value.problems
     assert problem.where == f"recipe: {where}"
     assert fix in problem.fix
+
+
+def test_a_number_where_text_is_meant_asks_for_quotes():
+    with pytest.raises(RecipeError, match=r"model\.revision: is no text without quotes \(got 1234567\)"):
+        parse({**SMALL, "model": {"path": "m", "revision": 1234567}})
 
 
 def test_every_habit_leads_to_a_key_that_exists():

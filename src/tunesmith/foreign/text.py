@@ -10,9 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
-
 from tunesmith.foreign.draft import UNSET, Imported
+from tunesmith.recipe.plain_yaml import write_yaml
 
 WIDTH = 80
 ORDER = (
@@ -69,19 +68,13 @@ def _entry(key: str, value: Any, dotted: str, comments: Mapping[str, list[str]],
             yield from _entry(name, inner, f"{dotted}.{name}", comments, depth + 1)
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
         yield f"{pad}{key}:"
-        yield from (f"{pad}  - {_flow(item)}" for item in value)
+        yield from (f"{pad}  - {write_yaml(item, flow=True)}" for item in value)
     else:
-        yield f"{pad}{key}: {_flow(value)}"
-
-
-def _flow(value: Any) -> str:
-    """A value on one line, as YAML."""
-    found = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False)
-    return found.removesuffix("\n...\n").strip()
+        yield f"{pad}{key}: {write_yaml(value, flow=True)}"
 
 
 def _plain(value: Any) -> str:
-    shown = _flow(value) if not isinstance(value, str) else value
+    shown = write_yaml(value, flow=True) if not isinstance(value, str) else value
     shown = " ".join(shown.split())
     return shown if len(shown) <= 70 else shown[:69] + "…"
 

@@ -12,12 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from tunesmith.errors import Problem, RecipeError
 from tunesmith.recipe.expand import Part, expand, find, folder_of
-from tunesmith.recipe.plain_yaml import parse_yaml
+from tunesmith.recipe.plain_yaml import parse_yaml, write_yaml
 from tunesmith.recipe.problems import problems
 from tunesmith.recipe.section import Section
 from tunesmith.recipe.sections import (
@@ -335,7 +334,7 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML, every value spelt out, aliases expanded; load(dump(r)) == r."""
-    return yaml.safe_dump(values_of(recipe), sort_keys=False, allow_unicode=True)
+    return write_yaml(values_of(recipe))
 
 
 def diff(old: Recipe, new: Recipe) -> list[tuple[str, Any, Any]]:

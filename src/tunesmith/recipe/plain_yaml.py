@@ -1,6 +1,7 @@
 """YAML 1.1 without its traps: no duplicate keys, 2e-5 is a number, dates stay text, no objects.
 
 "lr: 2e-5" -> {"lr": 2e-05}        "a: 1\\na: 2" -> RecipeError: r.yaml:2: key 'a' stands twice
+{"revision": "7e12345"} -> "revision: '7e12345'"        without the quotes it would be read as a number
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tunesmith.errors import Problem, RecipeError
 _FLOAT = re.compile(
     r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+)$"
 )
+_ONE_LINE = 10**6  # characters: never broken
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,11 +53,14 @@ _Loader.yaml_implicit_resolvers = {
     ]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    _FLOAT,
-    list("-+0123456789."),
-)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what `_Loader`, or a plain reader of YAML 1.1, would not take for text."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -81,3 +86,16 @@ def parse_yaml(text: str, where: str) -> Any:
             ]
         )
     return value
+
+
+def write_yaml(value: Any, *, flow: bool = False) -> str:
+    """Plain values as YAML that `parse_yaml` reads as the same; with `flow` on one line, as typed after a key."""
+    text: str = yaml.dump(
+        value,
+        Dumper=_Dumper,
+        default_flow_style=flow,
+        width=_ONE_LINE if flow else None,
+        sort_keys=False,
+        allow_unicode=True,
+    )
+    return text.removesuffix("...\n").strip() if flow else text

@@ -92,6 +92,9 @@ class _Words:
             case "value_error" if "; " in detail["msg"]:
                 what, _, fix = detail["msg"].removeprefix("Value error, ").rpartition("; ")
                 return Problem(place, what, fix)
+            case "string_type" if isinstance(detail["input"], bool | int | float):  # a commit called 1234567
+                what = f"is no text without quotes (got {detail['input']!r:.80})"
+                return Problem(place, what, "put what is meant in quotes")
             case _:
                 message = _PLAIN.get(detail["type"], detail["msg"].removeprefix("Value error, "))
                 message = message.replace("Input should be", "must be")

@@ -14,10 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from tunesmith.errors import Problem, RecipeError
-from tunesmith.recipe.plain_yaml import parse_yaml
+from tunesmith.recipe.plain_yaml import parse_yaml, write_yaml
 
 MOST_CELLS = 64
 _RANGE = re.compile(r"^([-+.\deE_]+)\.\.([-+.\deE_]+)$")
@@ -160,5 +158,4 @@ def spell(value: Any) -> str:
     """A value as it is typed after key=."""
     if isinstance(value, float):
         return short if float(short := f"{value:g}") == value else repr(value)
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    return write_yaml(value, flow=True)
