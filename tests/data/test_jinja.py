@@ -121,6 +121,21 @@ def test_it_is_ended_in_a_forked_process_too() -> None:
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
 
 
+def test_once_it_is_ended_a_debugger_may_look_on() -> None:
+    # mutation tried: what was thrown is taken back with NULL (seen to hang on CPython 3.11)
+    code = (
+        "import sys\n"
+        "from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal\n"
+        "def look(): return 7\n"
+        "try:\n"
+        f"    JinjaTemplate({ENDLESS['loops in loops']!r}, {{}}).write([], False)\n"
+        "except TemplateRefusal:\n"
+        "    sys.settrace(lambda *_: None)\n"
+        "    sys.exit(look())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 7
+
+
 # mutation tried: products, or numbers, are not checked.
 @pytest.mark.parametrize(
     "source",
