@@ -97,6 +97,20 @@ def test_where_nothing_helps_it_stops_and_says_what_was_tried(
     assert checkpoints(tmp_path, 9).whole()
 
 
+def test_bad_rows_before_the_first_checkpoint_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mutation tried: nobody is told of them
+    ask(monkeypatch, "update", range(1, 3), "spike")
+    run = {"evaluate": False, "rescue": {"max_bad_steps": 2, "loss": 20.0}}
+    with pytest.raises(
+        DivergedError, match="rows named above, and leave out what is broken; else begin anew"
+    ):
+        make_run(tmp_path, budget={"steps": 16}, **run)
+    assert rescued(tmp_path)[-1]["action"] == "no checkpoint to go back to"
+    assert set(rescued(tmp_path)[0]["rows"]) < set(rescued(tmp_path)[-1]["rows"])
+
+
 def test_a_spike_is_skipped_and_changes_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and norm times ten at step 30, once what is usual is known."""
     run = {"budget": {"steps": 40}, "evaluate": False, "optim": {"batch_tokens": 96, "warmup": 2}, "lr": 1e-3}

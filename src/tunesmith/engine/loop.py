@@ -271,23 +271,33 @@ class _Loop:
             case "rewind" | "lower":
                 return self._go_back(done, judgement, samples)
             case "stop":
-                raise self._diverged(done.step, judgement)
+                raise self._diverged(done, judgement)
 
     def _go_back(self, done: Progress, judgement: Judgement, samples: Sequence[Sample]) -> Progress:
         found = self.keeper.go_back(judgement, done.step, done.seconds)
         if found is None:
-            raise self._diverged(done.step, judgement)
+            if judgement.window:
+                self._tell(
+                    done.step,
+                    judgement.reason,
+                    "no checkpoint to go back to",
+                    self._of_steps(*judgement.window),
+                )
+            raise self._diverged(done, judgement)
         progress, rewind = found
         action = f"back to step {rewind.back_to}"
         if rewind.left_out:
             first, last = rewind.left_out
-            samples = [s for at in range(first - 1, last) for s in self.steps.samples(self.sources, at)]
+            samples = self._of_steps(first, last)
             action += f"; the rows of steps {first} to {last} are left out"
         if judgement.verdict == "lower":
             action += f"; from here on {rewind.lr_scale:g} times the learning rate"
         self._tell(done.step, judgement.reason, action, samples)
         self.stepper.tuned.model.train()
         return progress
+
+    def _of_steps(self, first: int, last: int) -> list[Sample]:
+        return [sample for at in range(first - 1, last) for sample in self.steps.samples(self.sources, at)]
 
     def _tell(self, step: int, reason: str, action: str, samples: Sequence[Sample]) -> None:
         named = name_rows(self.stepper, samples, self.settings.text_of)
@@ -299,21 +309,26 @@ class _Loop:
         """A run all of whose steps were skipped has not trained. Raises DivergedError."""
         if progress.step > self.begun_at and progress.watch.first is None:
             skipped = Judgement("stop", "loss or gradient is not finite", progress.watch)
-            raise self._diverged(progress.step, skipped)
+            raise self._diverged(progress, skipped)
 
-    def _diverged(self, step: int, judgement: Judgement) -> UserError:
+    def _diverged(self, progress: Progress, judgement: Judgement) -> UserError:
         watch = judgement.watch
         row = f", {len(watch.bad)} steps in a row" if len(watch.bad) > 1 else ""
         tried = f"; went back {watch.rewinds} times before" if watch.rewinds else ""
         what = f"{judgement.reason}{row}{tried}"
-        if watch.first is None:  # no step was ever a number: nothing was learnt yet
+        if watch.first is None and not progress.tokens:  # no step was ever a number
             fix = "the model itself gives none: take weights that are whole; or compute.precision=fp32, if it was bf16"
         elif judgement.needs_good or not self.keeper.has_checkpoints:
             rate = f"a lower optim.lr than {self.settings.lr:.3g}"
             fix = f"begin anew with {rate}: a tenth of it, or what `tunesmith lr-find` measures"
+            fix = (
+                f"look at the rows named above, and leave out what is broken; else {fix}"
+                if judgement.window
+                else fix
+            )
         else:
             fix = "lower optim.lr, or look at the rows named in events.jsonl; --resume goes back to the last checkpoint"
-        return DivergedError.at(f"step {step}", what, fix)
+        return DivergedError.at(f"step {progress.step}", what, fix)
 
     def _again_after(self, cause: HalfMoved, progress: Progress) -> Progress:
         """Memory ran out within the optimiser: what it left is thrown away, and the newest checkpoint taken up."""
@@ -358,7 +373,7 @@ class _Loop:
         judgement = None if before is None else judge_held_out(progress.watch, before, loss, self.limits)
         if judgement is not None:
             if judgement.verdict == "stop":
-                raise self._diverged(step, judgement)
+                raise self._diverged(progress, judgement)
             return self._go_back(done, judgement, [])
         if best:
             return replace(done, best_loss_nats=loss, best_step=step, without_best=0)

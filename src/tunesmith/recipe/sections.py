@@ -353,7 +353,7 @@ class Rescue(Section):
     """What happens when a step goes wrong: skip it; then go back to a good checkpoint; then stop."""
 
     max_bad_steps: Count = 5
-    """So many bad steps in a row are skipped one by one; then the run goes back, and leaves their rows out."""
+    """So many bad steps in a row, and the run goes back and leaves their rows out; fewer are skipped one by one."""
     rewinds: Annotated[int, Field(ge=0)] = 3
     """How often it goes back (with half the rate, where the loss has crept up) before it stops."""
     sigmas: Annotated[float, Field(gt=0)] | None = 6.0
