@@ -376,6 +376,34 @@ def test_a_stop_that_a_library_swallows_is_said_again(main: Main, monkeypatch: p
     assert signal.getitimer(signal.ITIMER_REAL)[0] != 0.1
 
 
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, "700"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None)]
+)
+def test_idle_threads_wait_a_little_and_before_torch_is_there(
+    own: dict[str, str], spins: str | None, tmp_path: Path
+) -> None:
+    # mutation tried: OMP_WAIT_POLICY=PASSIVE, which costs a second core all it gains; set whatever the user says
+    script = (
+        "import json, os, sys\n"
+        "from tunesmith import run\n"
+        "from tunesmith.app import cli\n"
+        "def plan(recipe, reporter):\n"
+        "    names = 'GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'\n"
+        "    print(json.dumps([*map(os.environ.get, names), 'torch' in sys.modules]), flush=True)\n"
+        "    os._exit(0)\n"
+        "run.plan = plan\n"
+        "cli.main(['plan', 'recipe.yaml'])\n"
+    )
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    kept = {
+        key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    }
+    child = subprocess.run(
+        [sys.executable, "-c", script], env=kept | own, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert json.loads(child.stdout) == [spins, own.get("OMP_WAIT_POLICY"), False]
+
+
 def test_nohup_keeps_its_meaning(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     child = subprocess.Popen(

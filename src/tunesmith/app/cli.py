@@ -207,18 +207,24 @@ def _stoppable(asked: list[float]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+_CALM = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+# Turns (of 20 to 50 ns) that OpenMP's idle threads wait before they sleep. Its default, some 300,000, is right on a
+# quiet machine and made training 13 to 78 times slower beside other work on two cores; none (PASSIVE) wakes them for
+# each operator, and the second core gained nothing at all (docs/log.md). It changes no number.
+_SPINS = "700"
+
+
 @contextlib.contextmanager
 def _calm_libraries() -> Iterator[None]:
-    """Libraries speak to developers; what a user must know, we say ourselves. Nor do their threads spin."""
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"),
-        ("TOKENIZERS_PARALLELISM", "false"),
-        # OpenMP's idle threads spin by default; beside other work on two cores that made training 13 times
-        # slower (242 against 3,203 tokens/s). Sleeping threads change no number.
-        ("OMP_WAIT_POLICY", "PASSIVE"),
-    ):
+    """Libraries speak to developers; what a user must know, we say ourselves. Nor do their threads spin for long."""
+    for name, value in _CALM.items():
         os.environ.setdefault(name, value)
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     if not os.environ.get(failure.DEBUG):
         # it misses, at each start, a kernel that nobody asked for
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
