@@ -9,6 +9,7 @@ from torch.nn.functional import gelu, silu
 
 from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
+from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.gate import gated
 from tunesmith.kernels.lora import Part, gated_lora, lora_linear, lora_linears
 from tunesmith.model.last_layer import WATCHED
@@ -102,7 +103,7 @@ def test_the_layer_behind_a_gate_is_right_in_float64(act, low, monkeypatch):
 
 
 # mutation tried: the mask left out of grad_a; out of grad_x; 1 / (1 - p) left out
-def test_dropout_drops_what_torchs_own_does():
+def test_dropout_within_a_node_is_dropout_before_it():
     torch.manual_seed(0)
     x, gates = _wide(4, 7, learns=True), _wide(4, 7, learns=True)
     a, b = [_wide(3, 7, learns=True) for _ in range(2)], [_wide(6, 3, learns=True) for _ in range(2)]
@@ -114,7 +115,7 @@ def test_dropout_drops_what_torchs_own_does():
 
     def plain():
         inputs = [x, x, silu(gates) * x]
-        drops = [torch.nn.functional.dropout(one, 0.4) for one in inputs]
+        drops = [Dropout(0.4)(one) for one in inputs]
         pairs = zip(inputs, drops, [0, 1, 0])
         return [one @ weights[k].T + 0.5 * (dropped @ a[k].T @ b[k].T) for one, dropped, k in pairs]
 
@@ -142,6 +143,9 @@ def losses_and_gradients(family, targets, dropout=0.0):
         fan_in_fan_out=family == "gpt2",
     )  # fmt: skip
     theirs = get_peft_model(tiny_model(family), config)
+    for name, module in list(theirs.named_modules()):
+        if type(module) is torch.nn.Dropout and "lora_dropout" in name:
+            theirs.set_submodule(name, Dropout(module.p))  # other draws than torch's
     with torch.no_grad():
         for mine, other in zip(ours.parameters(), theirs.parameters()):
             if mine.requires_grad:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.dropout import draw_mask, kept_share
 from tunesmith.kernels.gate import Act, gate, gate_backward
 from tunesmith.kernels.nf4 import held_in_four_bits, wide
 from tunesmith.kernels.product import add_mm, linear, mm
@@ -146,10 +147,10 @@ def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _masks(x: Tensor, parts: Sequence[Part]) -> list[Tensor | None]:
-    """What each part's dropout leaves, Bool[n i]; none where nothing is dropped at all. Drawn as torch does."""
+    """What each part's dropout leaves, Int8[n i]; none where nothing is dropped at all."""
     if not any(part.dropout for part in parts):
         return []
-    return [torch.empty_like(x).bernoulli_(1 - p.dropout).bool() if p.dropout else None for p in parts]
+    return [draw_mask(x, part.dropout) if part.dropout else None for part in parts]
 
 
 def _left(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -157,7 +158,7 @@ def _left(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _scales(parts: Sequence[Part]) -> list[float]:
-    return [part.scaling / (1 - part.dropout) for part in parts]
+    return [part.scaling / (kept_share(part.dropout) if part.dropout else 1.0) for part in parts]
 
 
 def _keep(ctx: Any, parts: Sequence[Part], layers: _Layers, *others: Tensor | None) -> None:

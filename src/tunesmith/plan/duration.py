@@ -38,9 +38,9 @@ PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one ove
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
 SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 70e-6}
 # A number of a query with one of a key, forward and backward, on one core; on a card it is part of the flops. A
-# document of few tokens costs what blocks of FLOOR cost.
+# document of few tokens costs what blocks of FLOOR cost, and heads of few numbers what NARROW ones cost.
 SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
-FLOOR = 80
+FLOOR, NARROW = 80, 24
 # bf16 on a processor compiles each product for its shape, as oneDNN says itself in 1.5 to 3.6 ms: as many operators'
 # time for each number of rows (all tokens; those that the last layer and the head are asked for), 110 ms where
 # every micro-batch has new ones, and on average an eighth of that where they are filled up (data/filling.py).
@@ -252,7 +252,7 @@ def _layer_work(
 def _scores(facts: ModelFacts, stretch: Stretch) -> float:
     """Numbers of keys that one of a query meets in a layer, as much time as they take."""
     length = max(1.0, stretch.length)
-    return facts.attention_size * (length + FLOOR**2 / length)
+    return facts.heads * max(NARROW, facts.head_dim) * (length + FLOOR**2 / length)
 
 
 def model_flops(load: Load, trains: Trains, size: Numbers, stretch: Stretch) -> float:

@@ -14,6 +14,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.lora import Part, lora_linear, lora_linears
 from tunesmith.kernels.nf4 import four_bit_linear, held_in_four_bits
 from tunesmith.kernels.product import linear
@@ -25,6 +26,13 @@ DEFAULT = "default"
 
 class FusedLinear(LoraLinear):
     """PEFT's layer around a plain linear one; what it cannot do faster it leaves to PEFT."""
+
+    def update_layer(self, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """PEFT's, with dropout that draws quickly."""
+        super().update_layer(adapter_name, *args, **kwargs)
+        theirs: Any = self.lora_dropout[adapter_name]
+        if isinstance(theirs, nn.Dropout):
+            self.lora_dropout[adapter_name] = Dropout(theirs.p)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
