@@ -1,6 +1,6 @@
 """A short run of a recipe here: tokens a second, share of the machine's peak, memory, and where a step's time goes.
 
-prepare -> tune -> steps to warm up -> steps timed whole -> steps timed by part -> one step's memory
+prepare -> tune -> the fullest step to warm up -> steps timed whole -> steps timed by part -> the fullest's memory
 Nothing is evaluated, nothing is saved; the engine's own step does the work.
 """
 
@@ -16,6 +16,7 @@ import torch
 
 from tunesmith.bench.cell import held, peak_of
 from tunesmith.data.loader import batches
+from tunesmith.data.steps import StepPlan
 from tunesmith.engine.optim import make_optimizer, set_rate
 from tunesmith.engine.step import Stepper
 from tunesmith.engine.world import peak_bytes
@@ -27,6 +28,7 @@ from tunesmith.plan.cards import card_of
 from tunesmith.plan.duration import Stretch, model_flops
 from tunesmith.plan.measured import Row, record
 from tunesmith.plan.memory import forecast_memory
+from tunesmith.plan.worst import telling, worst_among
 from tunesmith.tuning.method import Moments
 from tunesmith.work import Work, base_of, tune
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from tunesmith.data.samples import Sample
     from tunesmith.events import Reporter
 
-WARM_UP = 1
 FORMULA = (
     "flops = tokens x sum over layers of (2 N + 2 a s, and 2 N + 4 a s more where a gradient goes through it, "
     "and 2 for each weight that trains) + learnt tokens x V d (4, or 6 where the head trains); N: weights of a layer's "
@@ -92,15 +93,16 @@ class Bench:
 def bench_speed(work: Work, steps: int, reporter: Reporter) -> dict[str, Any]:
     """The document of `bench`. `steps` are timed whole, half as many (at least one) by part."""
     ready = _ready(work)
-    count = min(len(work.steps), WARM_UP + steps)
-    timed = range(min(WARM_UP, count - 1), count)
-    for step in range(timed.start):
-        ready.take(step + 1, *ready.rows(step))
+    count = min(len(work.steps), 1 + steps)
+    timed = range(min(1, count - 1), count)
+    fullest = _fullest(work, timed)
+    ready.take(1, *ready.rows(fullest))
     seconds = []
     for number, step in enumerate(timed):
         reporter.progress("steps", number, len(timed))
         seconds.append(_timed(ready, step))
     reporter.progress("steps", len(timed), len(timed))
+    whole = peak_bytes()  # before what only a bench does
     marks = Marks(ready.device)
     by_part = timed[: max(1, len(timed) // 2)]
     for step in by_part:
@@ -121,7 +123,7 @@ def bench_speed(work: Work, steps: int, reporter: Reporter) -> dict[str, Any]:
         **_mfu(work, tokens, targets, total),
         "breakdown": _shares(marks.parts, len(by_part)),
         "time": _time_forecast(work, tokens, total),
-        "memory": _memory(ready, timed),
+        "memory": _memory(ready, fullest, whole),
     }
 
 
@@ -245,12 +247,26 @@ def _time_forecast(work: Work, tokens: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _memory(ready: Bench, timed: range) -> dict[str, Any]:
-    """The forecast beside the peak of the fullest of these steps; the row joins the registry of this machine."""
+def _fullest(work: Work, timed: range) -> int:
+    """The step of the run with the fullest micro-batch, which the forecast is of; of a stream one of these."""
+    steps = work.steps
+    if not isinstance(steps, StepPlan):
+        return max(timed, key=lambda step: steps.sums(step)[0])
+    chosen = telling(steps.step_tokens, steps.step_targets, steps.step_longest)
+
+    def tokens(step: int) -> int:
+        return worst_among([steps.measure(step)], work.recipe.data.packing)(work.plan.micro_tokens).tokens
+
+    return max(chosen, key=tokens)
+
+
+def _memory(ready: Bench, step: int, whole: int) -> dict[str, Any]:
+    """The forecast beside the peak of this step, and of the process (`whole`, bytes) until it was counted by part.
+
+    The row joins the registry of this machine.
+    """
     work = ready.work
-    step = max(timed, key=lambda number: work.steps.sums(number)[0])
     samples, weight = ready.rows(step)
-    whole = peak_bytes()
     if ready.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         ready.take(step + 1, samples, weight)
@@ -258,18 +274,20 @@ def _memory(ready: Bench, timed: range) -> dict[str, Any]:
     else:
         before = sum(tensor.numel() * tensor.element_size() for tensor in held(ready.stepper))
         allocated = before + peak_of(lambda: ready.take(step + 1, samples, weight))
-    forecast = forecast_memory(work.plan.load, whole_run=False)
+    # of tensors a step's own; the process has also read data and tokenised, as that of a run has
+    tensors = forecast_memory(work.plan.load, whole_run=False).allocated_bytes
+    process = forecast_memory(work.plan.load).peak_bytes
     record(
         Row(
             work.device.kind, work.device.name, f"bench {work.facts.family} {work.recipe.tuning.method}",
-            forecast.peak_bytes, whole, forecast.allocated_bytes, allocated,
+            process, whole, tensors, allocated,
         )
     )  # fmt: skip
     return {
-        "predicted_allocated_bytes": forecast.allocated_bytes,
+        "predicted_allocated_bytes": tensors,
         "measured_allocated_bytes": allocated,
-        "allocated_error": forecast.allocated_bytes / allocated - 1,
-        "predicted_peak_bytes": forecast.peak_bytes,
+        "allocated_error": tensors / allocated - 1,
+        "predicted_peak_bytes": process,
         "measured_peak_bytes": whole,
-        "peak_error": forecast.peak_bytes / whole - 1,
+        "peak_error": process / whole - 1,
     }
