@@ -19,12 +19,12 @@ from typing import final
 import torch
 from torch import Tensor
 
-from tunesmith.engine.small_adam import PIECE, Due, Moments, SmallAdamW
+from tunesmith.engine.small_adam import PIECE, PIECE_ON_CARD, Due, Moments, SmallAdamW
 from tunesmith.kernels.card import takes
 
 BLOCK = 256
 LEAST = 4096
-assert PIECE % BLOCK == 0
+assert PIECE % BLOCK == PIECE_ON_CARD % BLOCK == 0
 DECADES = 7
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-PIECE = 2**22  # numbers made wide at once: fp32 copies stay at some tens of megabytes
+# Numbers made wide at once: what a core's cache holds; on a card larger ones, for each piece starts its operators anew.
+PIECE, PIECE_ON_CARD = 2**18, 2**22
 
 
 class Moments(Protocol):
@@ -87,8 +88,9 @@ class SmallAdamW(torch.optim.Optimizer):
         state, group, count, (beta1, beta2) = due.state, due.group, due.count, due.group["betas"]
         due.parameter.mul_(due.kept)
         flat, gradient = due.parameter.view(-1), due.gradient.float().reshape(-1)
-        for number, begin in enumerate(range(0, len(flat), PIECE)):
-            cut = slice(begin, min(begin + PIECE, len(flat)))
+        size = PIECE if flat.device.type == "cpu" else PIECE_ON_CARD
+        for number, begin in enumerate(range(0, len(flat), size)):
+            cut = slice(begin, min(begin + size, len(flat)))
             moments = self.moments(state, cut, due.seed + number)
             grad = gradient[cut]
             first, second = moments.wide()
