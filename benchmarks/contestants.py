@@ -66,7 +66,7 @@ def same_start(named: Any) -> None:
 # ---- ours ----
 
 
-def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True, trunk_cache: str = "auto") -> Clock:
+def tunesmith(job: dict[str, Any], check: bool, *own: str, sharing: bool = True) -> Clock:
     """`tunesmith train` itself, listened to through its events. What frozen layers give is made anew, and counted."""
     import shutil
 
@@ -105,13 +105,13 @@ def tunesmith(job: dict[str, Any], check: bool, sharing: bool = True, trunk_cach
 
     shutil.rmtree(folder / "run", ignore_errors=True)
     step_tokens = job["tokens"] * job["rows_a_step"] // job["count"]
-    overrides = [f"optim.batch_tokens={step_tokens}", f"compute.trunk_cache={trunk_cache}"]
+    overrides = [f"optim.batch_tokens={step_tokens}", *own]
     if check:
         overrides = [
             f"data.limit={CHECK_ROWS}",
             f"optim.batch_tokens={job['check_tokens']}",
             "budget.epochs=2",
-            f"compute.trunk_cache={trunk_cache}",
+            *own,
         ]
         tuning = run.tune
 
@@ -282,7 +282,8 @@ def timed(trainer: Any, clock: Clock, job: dict[str, Any], check: bool) -> Clock
 CONTESTANTS = {
     "tunesmith": tunesmith,
     "tunesmith_unshared": lambda job, check: tunesmith(job, check, sharing=False),
-    "tunesmith_uncached": lambda job, check: tunesmith(job, check, trunk_cache="off"),
+    "tunesmith_uncached": lambda job, check: tunesmith(job, check, "compute.trunk_cache=off"),
+    "tunesmith_recomputed": lambda job, check: tunesmith(job, check, "compute.checkpointing=full"),
     "hf_default": lambda job, check: hf(job, check, "random"),
     "hf_grouped": lambda job, check: hf(job, check, "group_by_length"),
     "trl_default": trl,

@@ -32,7 +32,7 @@ from tunesmith.plan.timing import (
     step_work,
 )
 from tunesmith.plan.trunk import Times, TrunkPlan, decide
-from tunesmith.recipe import GaLore, Recipe
+from tunesmith.recipe import GaLore, Recipe, steps_of
 from tunesmith.tuning.footprint import trainable_parameters
 from tunesmith.tuning.methods import METHODS
 from tunesmith.tuning.table import resolve_lr
@@ -171,7 +171,9 @@ def make_plan(
     """
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
-    memory = with_copy(_with_stated_error(forecast_memory(load), device, facts), load, device)
+    memory = _with_stated_error(forecast_memory(load), device, facts)
+    if shape is None or steps_of(recipe.checkpoint.every, shape.steps) < shape.steps:
+        memory = with_copy(memory, load, device)
     spans, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     close = nearest(rungs)

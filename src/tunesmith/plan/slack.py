@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 from tunesmith.plan.activations import FP32
-from tunesmith.plan.head import in_blocks
+from tunesmith.plan.head import head_rows, in_blocks
 
 if TYPE_CHECKING:
     from tunesmith.plan.memory import Load
@@ -29,8 +29,17 @@ def allocator_slack(load: Load, terms: Mapping[str, int]) -> float:
     rates = CPU_SLACK_LORA if load.trains.beside(0, False) else CPU_SLACK
     share = load.recomputed / load.facts.layers
     stored = rates["accumulating" if load.accumulates else "alone"]
-    moving = terms["saved activations"] + terms["live layer"] + terms["head"]
-    return (share * rates["checkpointing"] + (1 - share) * stored) * moving * _share_of_small_blocks(load)
+    rate = share * rates["checkpointing"] + (1 - share) * stored
+    moving = (terms["saved activations"] + terms["live layer"]) * _share_of_small_blocks(load)
+    return rate * (moving + terms["head"] * _head_is_small(load))
+
+
+def _head_is_small(load: Load) -> bool:
+    """Whether a chunk of logits is a block that is not given back at once."""
+    if in_blocks(load):
+        return True
+    rows = min(load.asked, head_rows(load, 2 if load.bf16 else FP32))
+    return rows * load.facts.vocab_size * FP32 < RETURNED_BLOCK
 
 
 def _share_of_small_blocks(load: Load) -> float:
