@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.data.families import FAMILIES, tokenizer_of
 from tunesmith.data.jinja import JinjaTemplate, TemplateRefusal, Written
+from tunesmith.data.watchdog import TookTooLong, limited
 
 TURNS = [{"role": "user", "content": "Hi <b>&</b>"}, {"role": "assistant", "content": "Hello!"}]
 
@@ -90,6 +92,15 @@ def test_a_template_that_does_not_end_is_ended(name: str) -> None:
         JinjaTemplate(ENDLESS[name], {}).write(TURNS, False)
     assert time.thread_time() - began < 2
     assert JinjaTemplate("{{ messages | length }}", {}).write(TURNS, False).text == "2"
+
+
+def test_who_was_ended_on_the_way_out_is_watched_again() -> None:
+    # mutation tried: the mark of one who was ended is taken off at the way out alone
+    limited._ended.add(threading.get_ident())
+    began = time.monotonic()
+    with pytest.raises(TookTooLong), limited:
+        while time.monotonic() - began < 20:
+            pass
 
 
 def test_it_is_ended_in_any_thread_and_no_other_is() -> None:

@@ -32,7 +32,9 @@ class _Watchdog:
     def __enter__(self) -> None:
         if not self._watches:
             self._start()
-        self._began[threading.get_ident()] = time.monotonic()
+        thread = threading.get_ident()
+        self._began[thread] = time.monotonic()
+        self._ended.discard(thread)  # what was thrown last may have hit `__exit__` itself
 
     def __exit__(self, *_: object) -> None:
         thread = threading.get_ident()
@@ -85,9 +87,9 @@ def _throw(thread: int) -> None:
 def _take(thread: int) -> None:
     """Have what was thrown at this thread arrive here, in case it has not yet.
 
-    It is thrown once more, since it can be told by nothing whether it has; only one can be under way. Taking it back
-    (CPython's NULL) would leave the interpreter's flag up: 3.12 loops at two thirds of its speed from then on, and
-    3.11 hangs in the first function that is traced, by a debugger or for coverage.
+    Nothing tells whether it has, so it is thrown once more: only one can be under way. Taking it back (CPython's NULL)
+    would leave the interpreter's flag up: 3.12 loops at two thirds of its speed from then on, and 3.11 hangs in the
+    first function that is traced, by a debugger or for coverage.
     """
     try:
         _throw(thread)

@@ -277,12 +277,8 @@ class _Loop:
         found = self.keeper.go_back(judgement, done.step, done.seconds)
         if found is None:
             if judgement.window:
-                self._tell(
-                    done.step,
-                    judgement.reason,
-                    "no checkpoint to go back to",
-                    self._of_steps(*judgement.window),
-                )
+                rows = self._of_steps(*judgement.window)
+                self._tell(done.step, judgement.reason, "no checkpoint to go back to", rows)
             raise self._diverged(done, judgement)
         progress, rewind = found
         action = f"back to step {rewind.back_to}"
@@ -321,11 +317,8 @@ class _Loop:
         elif judgement.needs_good or not self.keeper.has_checkpoints:
             rate = f"a lower optim.lr than {self.settings.lr:.3g}"
             fix = f"begin anew with {rate}: a tenth of it, or what `tunesmith lr-find` measures"
-            fix = (
-                f"look at the rows named above, and leave out what is broken; else {fix}"
-                if judgement.window
-                else fix
-            )
+            if judgement.window:
+                fix = f"look at the rows named above, and leave out what is broken; else {fix}"
         else:
             fix = "lower optim.lr, or look at the rows named in events.jsonl; --resume goes back to the last checkpoint"
         return DivergedError.at(f"step {progress.step}", what, fix)
