@@ -171,9 +171,7 @@ def make_plan(
     """
     setting = Setting(recipe, facts, shape, device, summary, worst)
     precision, (load, trunk) = setting.precision, _chosen(setting, speed, cache_room)
-    memory = _with_stated_error(forecast_memory(load), device, facts)
-    if shape is None or steps_of(recipe.checkpoint.every, shape.steps) < shape.steps:
-        memory = with_copy(memory, load, device)
+    memory = _memory(setting, load)
     spans, step_seconds, flops = _times(setting, load, speed)
     rungs, trainable = climb_down(setting), trainable_parameters(recipe.tuning, facts)
     close = nearest(rungs)
@@ -268,6 +266,14 @@ def _with_stated_error(memory: Memory, device: Device, facts: ModelFacts) -> Mem
         allocated_error_share=error.allocated_share,
         held_against=error.rows,
     )
+
+
+def _memory(setting: Setting, load: Load) -> Memory:
+    """The forecast and its stated error; with the copy of a checkpoint, where steps go on beside its writing."""
+    memory = _with_stated_error(forecast_memory(load), setting.device, setting.facts)
+    shape, every = setting.shape, setting.recipe.checkpoint.every
+    last = shape is not None and steps_of(every, shape.steps) >= shape.steps
+    return memory if last else with_copy(memory, load, setting.device)
 
 
 def checkpoint_bytes(load: Load) -> int:
