@@ -124,10 +124,44 @@ def test_work_that_is_made_again_and_not_kept_takes_its_time_all_the_same() -> N
     assert lora.bytes > full.bytes - update * FACTS.parameters
 
 
+RATES = duration.Rates(flops=1e11, bytes=1e10, addition=2e-7, busy=1.0)
+
+
+def test_rates_are_measured_here() -> None:
+    found = duration._measure(64, 128)
+    assert 1e8 < found.flops < 1e14
+    assert 1e-8 < found.addition < 1e-4
+
+
+def test_an_operator_costs_what_this_machine_takes_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # mutation tried: a number of seconds for every processor (one of twice the speed: +57% for small steps)
+    device = Device("cpu", "any", 2**30, bf16=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = []
+    for addition in (2e-7, 4e-7):
+        monkeypatch.setattr(duration, "_measure", lambda *_, a=addition: replace(RATES, addition=a))
+        found.append(find_speed(device, FACTS, False).operator_seconds)
+    assert found[1] == pytest.approx(2 * found[0])
+
+
+def test_a_second_core_is_worth_half_a_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # mutation tried: threads cost nothing to wake
+    device = Device("cpu", "any", 2**30, bf16=False)
+    monkeypatch.setattr(duration, "_measure", lambda *_: RATES)
+    speeds = []
+    for count in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", count)
+        speeds.append(find_speed(device, FACTS, False))
+    one, two = speeds
+    assert two.bytes == pytest.approx(1.5 * one.bytes)
+    assert two.flops == pytest.approx(0.75 * one.flops)  # of what both make when they are measured
+    assert two.operator_seconds > one.operator_seconds
+
+
 # mutation tried: bf16 made quicker by it, too
 def test_products_by_onednn_are_foreseen_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device("cpu", "any", 2**30, bf16=True)
-    monkeypatch.setattr(duration, "_measure", lambda *_: duration.Rates(1e11, 1e10, 1.0))
+    monkeypatch.setattr(duration, "_measure", lambda *_: RATES)
 
     def flops(told: str, bf16: bool) -> float:
         monkeypatch.setenv("TUNESMITH_ONEDNN", told)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -36,10 +36,13 @@ ACCUMULATE_TRAFFIC = 3 * FP32
 BUS = 20e9  # bytes a second, pinned, each way: PCIe 4.0 x16
 PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
-SECONDS_PER_OPERATOR: Mapping[str, float] = {"cpu": 45e-6, "cuda": 70e-6}
+CARD_OPERATOR_SECONDS = 70e-6
+# On a processor, what numpy takes to add eight numbers so many times over; longer where other threads must be woken.
+# Held against eleven runs on a Zen 5 with one thread and with two (docs/plan.md).
+ADDITIONS, WOKEN = 120, 1.5
 # A number of a query with one of a key, forward and backward, on one core; on a card it is part of the flops. A
 # document of few tokens costs what blocks of FLOOR cost, and heads of few numbers what NARROW ones cost.
-SECONDS_PER_SCORE: Mapping[str, float] = {"cpu": 1.2e-10}
+SECONDS_PER_SCORE = 1.2e-10
 FLOOR, NARROW = 80, 24
 # bf16 on a processor compiles each product for its shape, as oneDNN says itself in 1.5 to 3.6 ms: as many operators'
 # time for each number of rows (all tokens; those that the last layer and the head are asked for), 110 ms where
@@ -50,8 +53,9 @@ COMPILED, COMPILED_ANEW = 300, 2400
 BF16_GAIN, BF16_WITHOUT_UNITS, BF16_NUMBER = 4.0, 0.5, 3.5
 # Below this a machine counts as having nothing else to do.
 HARDLY_BUSY = 1.1
-# Element-wise work gains less from a second core than products do.
-SHARE_OF_FURTHER_CORES = 0.75
+# What a further core adds to element-wise work; share of the rate of large products that several cores reach in a
+# step, which waits for the last of them at each operator. Of the same runs.
+SHARE_OF_FURTHER_CORES, TOGETHER = 0.5, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +104,19 @@ class Work:
 def card_speed(name: str) -> Speed:
     """A card's, from the table."""
     card = card_of(name)
-    return Speed(card.flops * CARD_SHARE, card.bandwidth, SECONDS_PER_OPERATOR["cuda"], launches_ahead=True)
+    return Speed(card.flops * CARD_SHARE, card.bandwidth, CARD_OPERATOR_SECONDS, launches_ahead=True)
 
 
 def find_speed(device: Device, facts: ModelFacts, bf16: bool) -> Speed:
     """From the table of cards, or measured here on matrices of the model's own shape."""
     if device.kind == "cuda":
         return card_speed(device.name)
-    operator, score = SECONDS_PER_OPERATOR["cpu"], SECONDS_PER_SCORE["cpu"]
-    found = _measure(facts.hidden_size, facts.intermediate_size)
+    found, several = _measure(facts.hidden_size, facts.intermediate_size), threads() > 1
     cores = 1 + SHARE_OF_FURTHER_CORES * (min(8, threads()) - 1)
     gain, number = (_bf16_gain(device), BF16_NUMBER) if bf16 else (_fp32_gain(), 1.0)
-    flops, rate = found.flops * FLOPS_SHARE * gain, found.bytes * cores / number
-    return Speed(flops, rate, operator, score / cores, busy=found.busy)
+    flops = found.flops * FLOPS_SHARE * gain * (TOGETHER if several else 1)
+    operator = ADDITIONS * found.addition * (WOKEN if several else 1)
+    return Speed(flops, found.bytes * cores / number, operator, SECONDS_PER_SCORE / cores, busy=found.busy)
 
 
 def _fp32_gain() -> float:
@@ -133,16 +137,18 @@ def threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """fp32 operations and bytes a second of this processor's own time; how many times as long the clock says."""
+    """fp32 operations and bytes a second, and seconds of a small addition, of this processor's own time; how many
+    times as long the clock says."""
 
     flops: float
     bytes: float
+    addition: float
     busy: float
 
 
 @lru_cache(maxsize=16)
 def _measure(hidden: int, inner: int) -> Rates:
-    """Products of this shape, and copying; by the time of the thread, so that other work does not pass for slowness."""
+    """Products of this shape, copying, small additions; by the thread's time: other work must not pass for slowness."""
     import numpy as np
 
     rows = max(32, min(16384, int(1.5e9 / (2 * hidden * inner))))
@@ -151,7 +157,15 @@ def _measure(hidden: int, inner: int) -> Rates:
     target = np.empty_like(block)
     product, products = _best_seconds(lambda: left @ right)
     copy, copies = _best_seconds(lambda: np.copyto(target, block))
-    return Rates(2 * rows * hidden * inner / product, 2 * block.nbytes / copy, busy(products, copies))
+    small, turns = np.zeros(8, np.float32), range(2000)
+
+    def add() -> None:
+        for _ in turns:
+            np.add(small, small, out=small)
+
+    addition, additions = _best_seconds(add)
+    flops, rate = 2 * rows * hidden * inner / product, 2 * block.nbytes / copy
+    return Rates(flops, rate, addition / len(turns), busy(products, copies, additions))
 
 
 def _best_seconds(work: Callable[[], object], times: int = 6) -> tuple[float, tuple[float, float]]:
