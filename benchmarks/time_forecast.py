@@ -1,6 +1,7 @@
 """How right is the time that a plan states? Short runs of the bundled model, forecast against what they took.
 
     OMP_NUM_THREADS=1 python benchmarks/time_forecast.py [--seconds 15]     benchmarks/results/time_forecast.json
+    OMP_NUM_THREADS=2 GOMP_SPINCOUNT=700 python benchmarks/time_forecast.py --out .../time_forecast_two_threads.json
     python docs/make_forecast.py                                            into the package and docs/plan*.md
 
 Each case: plan, as many steps as the plan thinks take so long, train, compare what report.json says of both. Eleven
