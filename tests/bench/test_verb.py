@@ -48,6 +48,25 @@ def test_a_recipe_is_timed_and_its_parts_are_the_whole(
     assert "exists already" in " ".join(capsys.readouterr().err.split())  # however long the path is
 
 
+def test_the_forecast_is_held_against_what_it_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One long row in 200, far from the steps that are timed."""
+    # mutation tried: the fullest of the timed steps (it allocates less than half of what is foreseen)
+    recipe, rows = tmp_path / "r.yaml", write_rows(tmp_path / "rows.jsonl", 200)
+    long = {"prompt": "what is a pen", "response": " ".join(["a pen writes"] * 80)}
+    rows.write_text(rows.read_text() + json.dumps(long) + "\n")
+    values = {
+        "model": str(make_model(tmp_path / "base", max_position_embeddings=512)),
+        "data": {"train": str(rows), "max_length": 512},
+        "optim": {"batch_tokens": 64},
+        "output": str(tmp_path / "run"),
+    }
+    recipe.write_text(yaml.safe_dump(values))
+    assert cli.main(["bench", str(recipe), "--steps", "1", "--json"]) == 0
+    assert abs(json.loads(capsys.readouterr().out)["memory"]["allocated_error"]) < 0.05
+
+
 @pytest.fixture
 def one_cell(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = Cell("opt", {"method": "full"}, tokens=256, length=64)  # a family without a row
