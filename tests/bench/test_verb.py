@@ -52,7 +52,7 @@ def test_the_forecast_is_held_against_what_it_is_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One long row in 200, far from the steps that are timed."""
-    # mutation tried: the fullest of the timed steps (it allocates less than half of what is foreseen)
+    # mutation tried: the fullest of the timed steps (18% below what is foreseen)
     recipe, rows = tmp_path / "r.yaml", write_rows(tmp_path / "rows.jsonl", 200)
     long = {"prompt": "what is a pen", "response": " ".join(["a pen writes"] * 80)}
     rows.write_text(rows.read_text() + json.dumps(long) + "\n")
