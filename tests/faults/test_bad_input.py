@@ -70,6 +70,9 @@ KEYS = sorted(
         for part in (*getattr(field.annotation, "model_fields", {}), "", "odd", "0", "0.path")
     }
 )
+NAMES = sorted(
+    {key.rsplit(".", 1)[-1] for key in KEYS} | {"method", "steps", "rank", "name", "kind", "window"}
+)
 SCRAPS = (
     st.none()
     | st.booleans()
@@ -79,22 +82,26 @@ SCRAPS = (
     | st.dates()
     | st.binary(max_size=3)
 )
+USUAL = [1, 0.5, -1, "auto", "lora", "qlora", "full", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]
 VALUES = st.recursive(
-    SCRAPS | st.sampled_from([1, 0.5, -1, "auto", "lora", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]),
+    SCRAPS
+    | st.sampled_from(
+        [1, 0.5, -1, "auto", "lora", "qlora", "full", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]
+    ),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["path", "method", "steps", "x"]) | st.text(max_size=3), inner, max_size=3
-        )
+        | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=5)
     ),
-    max_leaves=6,
+    max_leaves=12,
 )
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(changes=st.lists(st.tuples(st.sampled_from(KEYS), VALUES), min_size=1, max_size=4))
-@example(changes=[("data.tags", [[]])])  # found by a run of this test, as was the next
+# found by runs of this test
+@example(changes=[("data.tags", [[]])])
 @example(changes=[("model.revision", "7e12345")])
+@example(changes=[("tuning", {"method": []})])
 def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:
     """Random values at random keys of a good recipe: taken, and written and read back the same, or told in words."""
     values = copy.deepcopy(GOOD)

@@ -87,7 +87,8 @@ class Recipe(Section):
     @classmethod
     def _expand_alias(cls, value: Any) -> Any:
         value = {"method": value} if isinstance(value, str) else value
-        if isinstance(value, dict) and value.get("method") in TUNING_ALIASES:
+        method = value.get("method") if isinstance(value, dict) else None
+        if isinstance(method, str) and method in TUNING_ALIASES:
             return {**value, **TUNING_ALIASES[value["method"]]}
         return value
 
