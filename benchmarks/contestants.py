@@ -72,6 +72,7 @@ def tunesmith(job: dict[str, Any], check: bool, *own: str, sharing: bool = True)
 
     folder = Path(job["folder"])
     os.environ["TUNESMITH_CACHE"] = str(folder / "cache")
+    os.environ.setdefault("GOMP_SPINCOUNT", "700")  # as the command sets it, for more than one thread
     shutil.rmtree(folder / "cache" / "trunks", ignore_errors=True)
     from tunesmith import load_recipe, run, trunk
     from tunesmith.engine import step
