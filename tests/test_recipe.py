@@ -101,6 +101,7 @@ def test_yaml_numbers_in_scientific_notation_are_numbers():
     text=st.text()
     | st.from_regex(r"[-+]?[0-9_]*\.?[0-9_]*([eE][-+]?[0-9]+)?", fullmatch=True)
     | st.sampled_from(["7e12345", "2026-11-27", "1:30", "yes", "~", "null", "0x1f", ".5", "=", "<<", ".inf"])
+    | st.text(alphabet="\x85\xa0\u2028\ufeff\t\n a")
 )
 def test_text_that_is_written_is_read_as_text(text: str, flow: bool):
     for value in (text, [text], {"key": text}):
@@ -197,6 +198,14 @@ def test_keys_of_other_tools_and_places_lead_to_ours(values: dict[str, Any], whe
 def test_a_number_where_text_is_meant_asks_for_quotes():
     with pytest.raises(RecipeError, match=r"model\.revision: is no text without quotes \(got 1234567\)"):
         parse({**SMALL, "model": {"path": "m", "revision": 1234567}})
+
+
+@pytest.mark.parametrize("key", ["[", "lora", "Steps", "str"])
+def test_an_unknown_key_is_named_whatever_it_is_called(key: str):
+    # mutation tried: parts of pydantic's own locations are left out of the user's key
+    with pytest.raises(RecipeError) as caught:
+        parse({**SMALL, "optim": {key: 1}})
+    assert caught.value.problems[0].where == f"recipe: optim.{key}"
 
 
 def test_every_habit_leads_to_a_key_that_exists():

@@ -102,6 +102,8 @@ VALUES = st.recursive(
 @example(changes=[("data.tags", [[]])])
 @example(changes=[("model.revision", "7e12345")])
 @example(changes=[("tuning", {"method": []})])
+@example(changes=[("stages", [{"[": None}])])
+@example(changes=[("model.revision", "\xa0")])
 def test_whatever_a_recipe_holds_is_answered(changes: list[tuple[str, Any]]) -> None:
     """Random values at random keys of a good recipe: taken, and written and read back the same, or told in words."""
     values = copy.deepcopy(GOOD)

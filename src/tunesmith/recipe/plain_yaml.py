@@ -59,6 +59,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what `_Loader`, or a plain reader of YAML 1.1, would not take for text."""
 
 
+def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    """Text; between double quotes where PyYAML would lose an unusual space or line end (U+0085, U+00A0, U+2028)."""
+    plain = all(letter.isprintable() or letter == "\n" for letter in value)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _text)
 for _side in (_Loader, _Dumper):
     _side.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
@@ -98,4 +105,4 @@ def write_yaml(value: Any, *, flow: bool = False) -> str:
         sort_keys=False,
         allow_unicode=True,
     )
-    return text.removesuffix("...\n").strip() if flow else text
+    return text.removesuffix("...\n").removesuffix("\n") if flow else text

@@ -60,7 +60,9 @@ class _Words:
     def problem(self, detail: ErrorDetails) -> Problem:
         """One fault: where, what, fix."""
         loc = [str(part) for part in detail["loc"]]
-        keys = [part for part in loc if part not in _NOT_KEYS | self.tags and "[" not in part]
+        unknown = loc[-1:] if detail["type"] == "extra_forbidden" else []  # the user's, whatever it is called
+        known = loc[: len(loc) - len(unknown)]
+        keys = [part for part in known if part not in _NOT_KEYS | self.tags and "[" not in part] + unknown
         place = f"{self.where}: {'.'.join(keys) or 'recipe'}"
         section = self._section(loc)
         match detail["type"]:
