@@ -84,10 +84,7 @@ SCRAPS = (
 )
 USUAL = [1, 0.5, -1, "auto", "lora", "qlora", "full", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]
 VALUES = st.recursive(
-    SCRAPS
-    | st.sampled_from(
-        [1, 0.5, -1, "auto", "lora", "qlora", "full", "1e-3", [], {}, 10**400, {"path": "a"}, {1: 2}]
-    ),
+    SCRAPS | st.sampled_from(USUAL),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=5)
