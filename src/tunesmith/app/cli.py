@@ -213,7 +213,7 @@ _CALM = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 # Turns (of 20 to 50 ns) that OpenMP's idle threads wait before they sleep. Its default, some 300,000, is right on a
-# quiet machine and made training 13 to 78 times slower beside other work on two cores; none (PASSIVE) wakes them for
+# quiet machine and made training up to 78 times slower beside other work on two cores; none (PASSIVE) wakes them for
 # each operator, and the second core gained nothing at all (docs/log.md). It changes no number.
 _SPINS = "700"
 

@@ -14,8 +14,11 @@ _DRAWS = 2**16
 
 
 def kept_share(p: float) -> float:
-    """The share that is kept of numbers each dropped with probability p: 1 - p, to the nearest of 2^16 parts."""
-    return min(_DRAWS - 1, max(1, round((1 - p) * _DRAWS))) / _DRAWS
+    """The share that is kept of numbers each dropped with probability p: 1 - p, to the nearest of 2^16 parts.
+
+    All of them at 0 alone; some of each kind otherwise.
+    """
+    return 1.0 if not p else min(_DRAWS - 1, max(1, round((1 - p) * _DRAWS))) / _DRAWS
 
 
 def draw_mask(like: Tensor, p: float) -> Tensor:

@@ -158,7 +158,7 @@ def _left(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _scales(parts: Sequence[Part]) -> list[float]:
-    return [part.scaling / (kept_share(part.dropout) if part.dropout else 1.0) for part in parts]
+    return [part.scaling / kept_share(part.dropout) for part in parts]
 
 
 def _keep(ctx: Any, parts: Sequence[Part], layers: _Layers, *others: Tensor | None) -> None:

@@ -272,8 +272,8 @@ def _memory(setting: Setting, load: Load) -> Memory:
     """The forecast and its stated error; with the copy of a checkpoint, where steps go on beside its writing."""
     memory = _with_stated_error(forecast_memory(load), setting.device, setting.facts)
     shape, every = setting.shape, setting.recipe.checkpoint.every
-    last = shape is not None and steps_of(every, shape.steps) >= shape.steps
-    return memory if last else with_copy(memory, load, setting.device)
+    at_the_end_alone = shape is not None and steps_of(every, shape.steps) >= shape.steps
+    return memory if at_the_end_alone else with_copy(memory, load, setting.device)
 
 
 def checkpoint_bytes(load: Load) -> int:
