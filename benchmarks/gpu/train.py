@@ -34,20 +34,28 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
     clock = Clock(device)
     kept = keep_trunk(taking.tuned.model, values) if job.get("kept") else None
 
-    def take(number: int, step: list[Any]) -> None:
-        targets = sum(len(ids) - 1 for ids in step)
-        made = samples(step, lambda targets: targets >= 0)
-        if kept is not None:
-            made = [replace(one, states=kept[: len(one.input_ids)]) for one in made]
-        done = taking.take(number, made, float(targets), micro)
+    steps = rows(job, WARM + TIMED, values["vocab_size"])
+    coming: dict[int, list[Any]] = {}
+
+    def samples_of(number: int) -> list[Any]:
+        made = samples(steps[(number - 1) % len(steps)], lambda targets: targets >= 0)
+        return made if kept is None else [replace(one, states=kept[: len(one.input_ids)]) for one in made]
+
+    def lay(number: int) -> None:  # as the loop does, while the card computes
+        coming[number] = samples_of(number)
+        taking.lay(coming[number], micro)
+
+    def take(number: int) -> None:
+        made = coming.pop(number, None) or samples_of(number)
+        targets = sum(len(one.input_ids) for one in made)
+        done = taking.take(number, made, float(targets), micro, meanwhile=lambda: lay(number + 1))
         clock.tick(targets, done.loss_nats, done.grad_norm)
 
-    steps = rows(job, WARM + TIMED, values["vocab_size"])
-    for number, step in enumerate(steps, 1):
-        take(number, step)
+    for number in range(1, len(steps) + 1):
+        take(number)
     if job.get("profile"):
         measured, clock = clock, Clock(device)
-        profile(lambda: take(len(steps) + 1, steps[-1]), job["profile"], device)
+        profile(lambda: take(len(steps) + 1), job["profile"], device)
         clock = measured
     return {
         "version": __version__,

@@ -25,7 +25,7 @@ from tunesmith.model.lean import lean
 from tunesmith.model.load import checkpoint_layers, without_dropout
 from tunesmith.model.quantised import Held, hold
 from tunesmith.objectives.language_modelling import summed_loss
-from tunesmith.plan.activations import layer_costs, numbers, recomputed_layers
+from tunesmith.plan.activations import layer_costs, recomputed_layers
 from tunesmith.recipe import Optim, OptimizerKind
 from tunesmith.tuning.build import build
 from tunesmith.tuning.method import Moments, Setting
@@ -62,7 +62,7 @@ def prepare(cell: Cell, device: str) -> tuple[Stepper, list[Sample], float]:
     tuned.model.train()
     load = cell.load(device)
     if load.recomputed:
-        costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+        costs = layer_costs(load.facts, load.trains, load.numbers, 1.0)
         checkpoint_layers(lm, recomputed_layers(costs, load.recomputed))
     kind = cast(OptimizerKind, load.optimizer)
     optimizer = make_optimizer(method.parameter_groups(tuned, Optim()), (0.9, 0.999), kind)

@@ -23,7 +23,6 @@ from tunesmith.engine.world import peak_bytes
 from tunesmith.kernels.product import mm
 from tunesmith.model.forward import learnt
 from tunesmith.objectives.language_modelling import summed_loss
-from tunesmith.plan.activations import numbers
 from tunesmith.plan.cards import card_of
 from tunesmith.plan.duration import Stretch, model_flops
 from tunesmith.plan.measured import Row, record
@@ -202,7 +201,7 @@ def _shares(parts: dict[str, float], steps: int) -> dict[str, dict[str, float]]:
 def _mfu(work: Work, tokens: int, targets: int, seconds: float) -> dict[str, Any]:
     """Share of the machine's peak that the model's own arithmetic came to."""
     load, length = work.plan.load, work.plan.attended
-    size = numbers(load.trains, load.bf16)
+    size = load.numbers
     flops = model_flops(load, load.trains, size, Stretch(tokens, targets, length, 1.0))
     measured = _product_rate(work)
     card = card_of(work.device.name).flops if work.device.kind == "cuda" else None

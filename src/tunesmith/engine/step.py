@@ -128,7 +128,7 @@ class Stepper:
         loss, norm = (x * factor for x in torch.stack([total, norm_there.to(total)]).tolist())
         judgement = judged(loss, norm)
         if judgement.verdict == "take":
-            if self.grad_clip is not None:
+            if self.grad_clip is not None and norm > self.grad_clip:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm_there)
             self._move(number)
         self.optimizer.zero_grad(set_to_none=True)

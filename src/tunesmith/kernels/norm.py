@@ -32,7 +32,7 @@ class _RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, spelling: Spelling) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         wide = torch.promote_types(x.dtype, torch.float32)
-        given = torch.promote_types(x.dtype, weight.dtype) if spelling == "rms" else x.dtype
+        given = _given(x, weight, spelling)
         ctx.spelling, ctx.shape = spelling, x.shape
         if _on_card(flat, weight):
             from tunesmith.kernels import triton_rows
@@ -47,12 +47,12 @@ class _RMSNorm(torch.autograd.Function):
             some = flat[rows].to(wide)
             torch.mean(some * some, dim=1, keepdim=True, out=root[rows])  # bit by bit as transformers has it
             root[rows].add_(eps).rsqrt_()
-            if x.dtype == wide:
+            if x.dtype == wide == given:
                 torch.mul(some, root[rows], out=out[rows]).mul_(factor)
             elif spelling == "rms":
                 out[rows] = weight * (some * root[rows]).to(x.dtype)
             else:
-                out[rows] = some.mul_(root[rows]).mul_(factor)
+                out[rows] = (some * root[rows]).mul_(factor)
         ctx.save_for_backward(flat, root, weight)
         return out.view(x.shape)
 
@@ -90,6 +90,15 @@ def _given_back(
 ) -> tuple[Tensor | None, ...]:
     back = None if of_x is None else of_x.view(ctx.shape)
     return back, None if of_weight is None else of_weight.to(weight.dtype), None, None
+
+
+def _given(x: Tensor, weight: Tensor, spelling: Spelling) -> torch.dtype:
+    """What a norm gives. Autocast would make fp32 narrow at each linear layer behind it, a copy each."""
+    own = torch.promote_types(x.dtype, weight.dtype) if spelling == "rms" else x.dtype
+    device = x.device.type
+    if own == torch.float32 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return own
 
 
 def _on_card(flat: Tensor, *others: Tensor) -> bool:

@@ -1,4 +1,5 @@
-"""Products of matrices in fp32 on a processor, by whichever of torch's two libraries is the quicker there.
+"""Products of matrices, by whichever library is the quicker: in fp32 on a processor there are two, on a card
+what trains in fp32 and computes in 16 bits is a node of its own (mixed.py).
 
 MKL, whom torch asks, keeps to AVX2 on processors that are not Intel's; oneDNN, which torch brings too, does not. On one
 core of a Zen 5, products of 704 rows by 512 x 1376, forward as backward: 107 GFLOP/s and 240; on Intel's both the same.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.mixed import is_mixed, mixed_linear
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # other builds of torch lack it
@@ -23,6 +25,8 @@ _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # other bui
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + bias, with gradient: [..., i], [o i] -> [..., o]."""
+    if is_mixed(x, weight):
+        return mixed_linear(x, weight, bias, torch.get_autocast_dtype("cuda"))
     if not _quicker(x, weight, x.numel() * len(weight)) or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)

@@ -199,7 +199,7 @@ def gate_backward(
 @triton.jit(do_not_specialize=["tokens", "x_batch", "t_batch"])
 def _rotate(  # type: ignore[no-untyped-def]
     x, cos, sin, out, tokens, heads, half, x_batch, x_token, x_head, t_batch, t_token,
-    back: tl.constexpr, heads_size: tl.constexpr, half_size: tl.constexpr,
+    back: tl.constexpr, rounded: tl.constexpr, heads_size: tl.constexpr, half_size: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(tl.int64)
     batch, token = at // tokens, at % tokens
@@ -223,15 +223,20 @@ def _rotate(  # type: ignore[no-untyped-def]
     else:
         across_1 = -second * sin_1
         across_2 = first * sin_2
-    y_1 = turned_1.to(kind).to(tl.float32) + across_1.to(kind).to(tl.float32)
-    y_2 = turned_2.to(kind).to(tl.float32) + across_2.to(kind).to(tl.float32)
+    if rounded:
+        turned_1, turned_2 = turned_1.to(kind).to(tl.float32), turned_2.to(kind).to(tl.float32)
+        across_1, across_2 = across_1.to(kind).to(tl.float32), across_2.to(kind).to(tl.float32)
+    y_1, y_2 = turned_1 + across_1, turned_2 + across_2
     there = out + (at * heads + head) * (2 * half) + place
     tl.store(there, y_1.to(kind), mask=inside)
     tl.store(there + half, y_2.to(kind), mask=inside)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
-    """x [B T H D], cos and sin [B T D] or [1 T D] -> [B T H D]; `back`: the transpose of that map."""
+    """x [B T H D], cos and sin [B T D] or [1 T D] -> [B T H D], in x's dtype; `back`: the transpose of that map.
+
+    With angles as narrow as x products are rounded as torch rounds them; with wider ones the sum alone is.
+    """
     batch, tokens, heads, width = x.shape
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     cos, sin = cos.expand(batch, tokens, width), sin.expand(batch, tokens, width)
@@ -239,7 +244,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
     if x.numel():
         _rotate[(batch * tokens,)](
             x, cos, sin, out, tokens, heads, width // 2, *x.stride()[:3], *cos.stride()[:2], back=back,
-            heads_size=triton.next_power_of_2(heads), half_size=triton.next_power_of_2(width // 2), num_warps=4,
-            enable_fp_fusion=False,
+            rounded=cos.dtype == x.dtype, heads_size=triton.next_power_of_2(heads),
+            half_size=triton.next_power_of_2(width // 2), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
     return out

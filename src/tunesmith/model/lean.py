@@ -51,7 +51,7 @@ def lean(lm: Any) -> Any:
     if isinstance(embedding, nn.Embedding):
         kind: Any = type(embedding)
         embedding.__class__ = _with_lean_lookup(kind)
-    if onednn_is_quicker():
+    if onednn_is_quicker() or torch.cuda.is_available():
         for layer in lm.modules():
             if type(layer) is nn.Linear:
                 layer.__class__ = LeanLinear
@@ -72,7 +72,7 @@ def lean(lm: Any) -> Any:
 
 
 class LeanLinear(nn.Linear):
-    """A linear layer whose products, in fp32 on a processor, oneDNN makes."""
+    """A linear layer whose products are made as kernels/product.py has it."""
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""

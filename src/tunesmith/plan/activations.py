@@ -17,7 +17,7 @@ from tunesmith.model.facts import ModelFacts
 from tunesmith.model.families import FAMILIES, Family
 from tunesmith.plan.beside import Beside, beside, encoder_bytes, virtual_inputs, virtual_keys
 from tunesmith.plan.unknown import unknown_ends, unknown_layer_cost, unknown_shared
-from tunesmith.plan.walk import LayerCost, Walk, norm_bytes
+from tunesmith.plan.walk import NARROWING, LayerCost, Walk, norm_bytes
 from tunesmith.recipe import Tuning
 from tunesmith.tuning.footprint import footprint
 from tunesmith.tuning.methods import METHODS
@@ -36,10 +36,14 @@ _BEFORE_FEED_FORWARD = "pre_feedforward_layernorm"
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """Bytes of an element: of what linear layers compute with, and of the residual stream between layers."""
+    """Bytes of an element: of what linear layers compute with, and of the residual stream between layers.
+
+    copies: weights that train are kept a second time, as they compute; a card makes them anew (kernels/mixed.py).
+    """
 
     compute: int
     residual: int
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,11 @@ def what_trains(tuning: Tuning, facts: ModelFacts) -> Trains:
     )
 
 
-def numbers(trains: Trains, bf16: bool) -> Numbers:
+def numbers(trains: Trains, bf16: bool, device: str = "cpu") -> Numbers:
     """Where every weight may train the residual stream is fp32, as autocast has it; else as the model is stored."""
     if not bf16:
         return Numbers(FP32, FP32)
-    return Numbers(2, FP32 if trains.whole else 2)
+    return Numbers(2, FP32 if trains.whole else 2, copies=device != "cuda")
 
 
 def layer_cost(
@@ -197,9 +201,8 @@ def _attend(
     family, size = facts.spelling, walk.size
     # q, k and v as attended (k and v repeated for grouped heads), the output, and a log-sum a head;
     # where scores are capped q, k and v alone, and their mask
-    wide = size.residual if family.capped_attention else size.compute
-    keys = facts.attention_size * (wide + size.compute)
-    queries = facts.attention_size * wide
+    keys = 2 * facts.attention_size * size.compute
+    queries = facts.attention_size * size.compute
     if not family.capped_attention:
         queries += facts.attention_size * size.compute + facts.heads * FP32
     walk.saved += slack * keys + _rotation(facts, size) * (family.rotary_each and narrow is None)
@@ -357,7 +360,7 @@ def _ends(
     """What embedding, final norm and head keep; `narrow`: the last layer gave learnt tokens alone."""
     ends, asking = 0.0, targets if narrow else tokens
     final = f"{facts.spelling.final_norm}.weight" in trains.names
-    wide = FP32 if final and size.residual == FP32 else size.residual
+    wide = size.compute if facts.spelling.norm in NARROWING else size.residual
     if flows or final:
         saved, fixed = norm_bytes(facts.spelling.norm, facts.hidden_size, 1, flows, final, size.residual)
         ends += asking * saved + fixed + targets * (facts.hidden_size * wide + INDEX * (not narrow))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, numbers
+from tunesmith.plan.activations import FP32
 from tunesmith.plan.device import Device
 from tunesmith.plan.duration import Speed, Stretch, card_speed, train_work
 from tunesmith.plan.memory import Load, forecast_memory
@@ -140,7 +140,7 @@ class Setting:
 
     def seconds(self, load: Load) -> float:
         """A step on a machine of this kind, for comparing loads."""
-        size = numbers(load.trains, load.bf16)
+        size = load.numbers
         tokens = self.shape.tokens / self.shape.steps if self.shape else self.step_tokens
         computed, pieces = tokens * load.padded, load.micro_batches(tokens)
         stretch = Stretch(computed, tokens * load.asked / load.tokens, self.attended, pieces)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunesmith.model.facts import ModelFacts
-from tunesmith.plan.activations import FP32, layer_costs, numbers, recomputed_layers, uncertainty
+from tunesmith.plan.activations import FP32, layer_costs, recomputed_layers, uncertainty
 from tunesmith.plan.advice import advise
 from tunesmith.plan.case import Advice, Case
 from tunesmith.plan.choice import RunShape, Setting, choose
@@ -300,7 +300,7 @@ def with_copy(memory: Memory, load: Load, device: Device) -> Memory:
 
 def _recomputed(load: Load) -> range:
     """The layers, by number."""
-    costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+    costs = layer_costs(load.facts, load.trains, load.numbers, 1.0)
     return recomputed_layers(costs, load.recomputed)
 
 

@@ -22,6 +22,7 @@ from tunesmith.plan.activations import (
     APART_FROM,
     FP32,
     INDEX,
+    Numbers,
     Saved,
     Trains,
     layer_costs,
@@ -105,6 +106,11 @@ class Load:
         return what_trains(self.tuning, self.facts)
 
     @property
+    def numbers(self) -> Numbers:
+        """Bytes of what it computes with."""
+        return numbers(self.trains, self.bf16, self.device)
+
+    @property
     def recomputed(self) -> int:
         """Layers that are computed again in the backward pass."""
         level = self.checkpointing
@@ -133,7 +139,7 @@ class Load:
     @property
     def away(self) -> float:
         """Bytes of a layer's input that is kept on the host; 0 where inputs stay."""
-        wide = numbers(self.trains, self.bf16).residual
+        wide = self.numbers.residual
         return self.computed * self.facts.hidden_size * wide if self.offload and self.recomputed else 0.0
 
     @property
@@ -193,7 +199,7 @@ def _host_bytes(load: Load) -> float:
     states = trainable_parameters(load.tuning, load.facts) * STATE_BYTES[load.optimizer] if paged else 0.0
     if not one:
         return states
-    costs = layer_costs(load.facts, load.trains, numbers(load.trains, load.bf16), 1.0)
+    costs = layer_costs(load.facts, load.trains, load.numbers, 1.0)
     return float(len(recomputed_layers(costs, load.recomputed)) * 2.0 ** math.ceil(math.log2(one)) + states)
 
 
@@ -222,7 +228,7 @@ def _static(load: Load, phase: str) -> dict[str, int]:
 
 def _batch(load: Load) -> float:
     """Ids, targets, places and documents of a micro-batch; and what the frozen layers gave, where that is read."""
-    states = load.facts.hidden_size * numbers(load.trains, load.bf16).residual * (load.trunk > 0)
+    states = load.facts.hidden_size * load.numbers.residual * (load.trunk > 0)
     return load.computed * (4 * INDEX + states)
 
 
@@ -268,7 +274,7 @@ def _phases_around(load: Load) -> dict[str, dict[str, float]]:
     """Where a trunk is let go of: evaluations between steps have none; it comes back beside what has trained."""
     if not load.let_go:
         return {}
-    size, whole = numbers(load.trains, load.bf16), _static(load, BACK)["weights"]
+    size, whole = load.numbers, _static(load, BACK)["weights"]
     away = _trunk_bytes(load, dict(load.facts.named_parameters()))
     # the base is loaded anew, on a processor beside its mapped file; onto a card, but for 4 bits, one by one
     beside = whole - away if load.tuning.base != "none" else 0
@@ -305,7 +311,7 @@ def galore_states(tuning: GaLore, facts: ModelFacts) -> int:
 
 def _phases(load: Load) -> dict[str, dict[str, float]]:
     facts, trains = load.facts, load.trains
-    size = numbers(trains, load.bf16)
+    size = load.numbers
     all_gradients = trainable_parameters(load.tuning, facts) * FP32
     found = saved_bytes(
         facts, trains, size, load.computed, load.asked, load.gathered, load.recomputed, load.length, load.offload,

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.plan.activations import numbers
 from tunesmith.plan.choice import RunShape
 from tunesmith.plan.duration import Speed, Stretch, Work, forward_work, model_flops, reading_work, train_work
 from tunesmith.plan.measured import COUNTED, stated_time
@@ -65,7 +64,7 @@ def spans_of(
     recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | None, speed: Speed, saved_bytes: int
 ) -> Spans:
     """The run on a machine of this speed. saved_bytes: of a checkpoint."""
-    size = numbers(load.trains, load.bf16)
+    size = load.numbers
     held = held_out_tokens(recipe, shape, summary)
     targets = held * shape.targets / shape.tokens
     held_out = Stretch(held, targets, _attended(shape, summary), held / load.tokens)
@@ -86,7 +85,7 @@ def filling(recipe: Recipe, load: Load, shape: RunShape, summary: DataSummary | 
     """The frozen layers once through all rows, held out ones too; written once."""
     tokens = once_tokens(shape, summary) + held_out_tokens(recipe, shape, summary)
     stretch = Stretch(tokens, 0, _attended(shape, summary), tokens / load.tokens)
-    size = numbers(load.trains, load.bf16)
+    size = load.numbers
     return forward_work(load.facts, size, stretch, load.trunk, head=False) + reading_work(load, size, stretch)
 
 
@@ -106,12 +105,12 @@ def step_work(load: Load, shape: RunShape, length: float) -> Work:
     """What a mean step asks for."""
     step = _mean_step(load, shape, length)
     step = replace(step, tokens=step.tokens * load.padded, targets=step.targets * load.asked / load.targets)
-    return train_work(load, load.trains, numbers(load.trains, load.bf16), step)
+    return train_work(load, load.trains, load.numbers, step)
 
 
 def step_flops(load: Load, shape: RunShape, length: float) -> float:
     """Arithmetic of a mean step."""
-    return model_flops(load, load.trains, numbers(load.trains, load.bf16), _mean_step(load, shape, length))
+    return model_flops(load, load.trains, load.numbers, _mean_step(load, shape, length))
 
 
 def _mean_step(load: Load, shape: RunShape, length: float) -> Stretch:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.errors import DiskFullError, RecipeError
-from tunesmith.plan.activations import FP32, layer_costs, numbers, recomputed_layers
+from tunesmith.plan.activations import FP32, layer_costs, recomputed_layers
 from tunesmith.plan.memory import Load
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def trunk_layers(load: Load) -> tuple[int, str]:
         return 0, f"{what} train, which every layer depends on"
     if facts.spelling.positions and f"{facts.spelling.positions}.weight" in trains.names:
         return 0, "the table of positions trains, which every layer depends on"
-    costs = layer_costs(facts, trains, numbers(trains, load.bf16), 1.0)
+    costs = layer_costs(facts, trains, load.numbers, 1.0)
     layers = min(recomputed_layers(costs, 1).start, facts.layers - 1)
     return layers, "" if layers else "the first layer trains"
 

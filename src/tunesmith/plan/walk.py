@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from tunesmith.plan.activations import Numbers, Trains
 
 
+# Kinds of norm that give what linear layers compute with, under autocast too (kernels/norm.py).
+NARROWING = ("rms", "offset", "scaled_wide")
+
+
 @dataclass(frozen=True, slots=True)
 class LayerCost:
     """What a layer holds. Bytes a token; `asked` a token that asks (all, but for the last layer); `fixed` at all:
@@ -76,7 +80,8 @@ class Walk:
         saved, fixed = norm_bytes(self.kind, width, groups, flows, trains, stream)
         self.add(saved, fewer)
         self.fixed += fixed
-        if (trains or self.kind == "layer_wide") and self.size.compute < self.size.residual:
+        gives_fp32 = self.kind not in NARROWING and (trains or self.kind == "layer_wide")
+        if gives_fp32 and self.size.compute < self.size.residual:
             # an fp32 weight makes an fp32 output, which each linear layer casts for itself
             self.wide |= (
                 {"y", "z"} if not name else
@@ -112,7 +117,7 @@ class Walk:
         """
         linear, added = self.linears[name], self.beside.get(name)
         trains = f"{self.prefix}{name}.weight" in self.trains.names
-        if self.size.compute < FP32 and trains and flows:
+        if self.size.copies and trains and flows:
             self.fixed += linear.inputs * linear.outputs * self.size.compute
         if added:
             wide = (added.wide + added.wide_back * flows) * FP32
