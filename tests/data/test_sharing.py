@@ -1,5 +1,7 @@
 """Rows that begin alike, laid as a tree: the same loss and gradients as each by itself, for fewer tokens."""
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from tests.tiny import DENSE, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.data.samples import IGNORED, Sample
 from tunesmith.data.sharing import LEAST_SHARED, shared_batches
-from tunesmith.model.forward import learnt, may_share
+from tunesmith.engine.step import Stepper
+from tunesmith.model.forward import learnt
 from tunesmith.recipe import Lora, PTuningV2
 from tunesmith.tuning.build import build
 from tunesmith.tuning.method import Setting
@@ -114,10 +117,14 @@ def test_where_little_is_saved_nothing_is_shared():
 def test_noise_that_rows_would_share_and_tokens_in_the_row_forbid_it():
     from tunesmith.recipe import Prompt
 
-    model = build(Lora(method="lora", rank=2, dropout=0.1)).prepare(tiny_model(), Setting()).model
-    assert not may_share(model.train())
-    assert may_share(build(Lora(method="lora", rank=2)).prepare(tiny_model(), Setting()).model.train())
-    assert not may_share(build(Prompt(method="prompt", length=2)).prepare(tiny_model(), Setting()).model)
+    def shares(tuning: Any, packing: bool = True) -> bool:
+        tuned, none = build(tuning).prepare(tiny_model(), Setting()), cast(Any, None)
+        return Stepper(tuned, none, none, none, packing, autocast=False, grad_clip=None).shares
+
+    assert shares(Lora(method="lora", rank=2))
+    assert not shares(Lora(method="lora", rank=2), packing=False)
+    assert not shares(Lora(method="lora", rank=2, dropout=0.1))
+    assert not shares(Prompt(method="prompt", length=2))
 
 
 def test_a_row_twice_counts_twice():

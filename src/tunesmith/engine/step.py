@@ -27,7 +27,7 @@ from tunesmith.engine.rescue import Judgement, Limits, Watch, judge
 from tunesmith.engine.world import LetGo, random_state, set_random_state
 from tunesmith.errors import DoesNotFitError
 from tunesmith.kernels.varlen import EVEN
-from tunesmith.model.forward import may_fill, may_share
+from tunesmith.model.forward import drops, may_fill
 from tunesmith.model.memory import give_back, is_out_of_memory
 from tunesmith.tuning.method import Hooks, TunedModel
 
@@ -94,6 +94,16 @@ class Stepper:
     breathe: Callable[[], None] = lambda: None
     """Asked between micro-batches; may raise LetGo."""
     laid: Laid = field(default_factory=Laid)
+    drops: bool = field(init=False)
+    """Whether anything drops at random; the walk that tells is taken once."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "drops", drops(self.tuned.model))
+
+    @property
+    def shares(self) -> bool:
+        """Whether rows that begin alike may be laid as a tree: nothing stands in them, and they share no noise."""
+        return self.packing and may_fill(self.tuned.model) and not self.drops
 
     @property
     def lays_ahead(self) -> bool:
@@ -173,9 +183,7 @@ class Stepper:
 
         In bf16 on a processor they are filled up; on a card full rows are made even.
         """
-        shared = None
-        if self.packing and may_share(self.tuned.model):
-            shared = shared_batches(samples, micro_tokens)
+        shared = shared_batches(samples, micro_tokens) if self.shares else None
         cut = batches(samples, micro_tokens, self.packing) if shared is None else shared
         if not self.autocast or not may_fill(self.tuned.model):
             return cut

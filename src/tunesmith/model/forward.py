@@ -126,20 +126,9 @@ def may_fill(model: nn.Module) -> bool:
     return not (own_forward(lm) or ids_before(model) or getattr(lm, WATCHED, False))
 
 
-def may_share(model: nn.Module) -> bool:
-    """Whether rows that begin alike may be laid as a tree: as above, and no noise that rows would share."""
-    return may_fill(model) and not _drops(model)
-
-
-def _drops(model: nn.Module) -> bool:
-    """Whether anything in it drops at random. Asked in each step: `modules()` took a hundredth of a small one."""
-    open_ = [model]
-    while open_:
-        module = open_.pop()
-        if isinstance(module, nn.Dropout) and module.p > 0 and module.training:
-            return True
-        open_.extend(one for one in module._modules.values() if one is not None)
-    return False
+def drops(model: nn.Module) -> bool:
+    """Whether anything in it drops at random in training: a walk through all its modules."""
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
 
 def packed_hidden(lm: Any, batch: Batch, last: LastLayer | None = None) -> Tensor:

@@ -48,20 +48,22 @@ class FusedLinear(LoraLinear):
 
     def part(self, x: Tensor) -> Part | None:
         """This layer as a part of a node (kernels/lora.py); None where PEFT, or DoRA, must be asked."""
-        names, base = self._active(), self.base_layer
+        names = self._active()
         if not names or self.disable_adapters or self.merged or names[0] in self.lora_variant:
             return None
-        if any(parameter.requires_grad for parameter in base.parameters()):
+        base: Any = self.base_layer
+        weight, bias = base.weight, base.bias
+        if weight.requires_grad or (bias is not None and bias.requires_grad):
             return None
         a, b, scaling = self.joined(names)
-        autocast = torch.is_autocast_enabled(x.device.type)
         drops = self._drops(names)
-        if (drops and len(names) > 1) or not (autocast or self._of_one_kind(x, a)):
+        if drops and len(names) > 1:
+            return None
+        if not (torch.is_autocast_enabled(x.device.type) or _of_one_kind(x, a, weight)):
             return None
         dropout: Any = self.lora_dropout[names[0]]
         rate = dropout.p if drops and self.training else 0.0
-        bias: Any = base.bias
-        return Part(self.base_weight(), bias, a, b, scaling, rate)
+        return Part(weight.t() if isinstance(base, Conv1D) else weight, bias, a, b, scaling, rate)
 
     def _active(self) -> list[str]:
         return [name for name in self.active_adapters if name in self.lora_A]
@@ -70,10 +72,6 @@ class FusedLinear(LoraLinear):
         """W, [outputs, inputs], or its 4-bit form."""
         weight: Any = self.base_layer.weight
         return weight.t() if isinstance(self.base_layer, Conv1D) else weight
-
-    def _of_one_kind(self, x: Tensor, a: Tensor) -> bool:
-        weight = self.base_weight()
-        return x.dtype == a.dtype and (held_in_four_bits(weight) or weight.dtype == x.dtype)
 
     def joined(self, names: Sequence[str]) -> tuple[Tensor, Tensor, float]:
         """A [R, inputs], B [outputs, R] and the scale of the sum of several updates."""
@@ -112,7 +110,7 @@ class FusedLinear(LoraLinear):
     def _straight(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """V x, without bias."""
         a, b, scaling = self.joined(names)
-        if not torch.is_autocast_enabled(x.device.type) and self._of_one_kind(x, a):
+        if not torch.is_autocast_enabled(x.device.type) and _of_one_kind(x, a, self.base_weight()):
             return lora_linear(x, self.base_weight(), None, a, b, scaling)
         plain = self._plain(x)
         return plain + self._update(x, names).to(plain.dtype)
@@ -128,6 +126,11 @@ class FusedLinear(LoraLinear):
         if not torch.is_autocast_enabled(x.device.type):
             x = x.to(a.dtype)
         return linear(linear(x, a), b) * scaling
+
+
+def _of_one_kind(x: Tensor, a: Tensor, weight: Tensor) -> bool:
+    """Whether input, update and weight compute in one dtype."""
+    return x.dtype == a.dtype and (weight.dtype == x.dtype or held_in_four_bits(weight))
 
 
 def fused_layer(target: nn.Module, adapter_name: str, **options: Any) -> nn.Module | None:
