@@ -86,13 +86,15 @@ def _of_processors(packaged: Json) -> list[Json]:
 
 
 def _planned(given: Json) -> list[tuple[Json, Any]]:
-    """Our own cells, and what this code plans for them on that card; one measured twice counts as the last."""
+    """Our own cells, and what this code plans for them on that card; one measured twice counts as the last, and one
+    whose memory the code has changed since, `outdated`, not at all."""
     sys.path.insert(0, str(DOCS.parent / "benchmarks" / "gpu"))
     from run import CELLS  # type: ignore[import-not-found]
     from train import planned, recipe_of  # type: ignore[import-not-found]
 
     device = Device("cuda", given["device"]["name"], given["device"]["memory_bytes"], True)
-    cells = {cell["cell"]: cell for cell in given["cells"] if cell["who"] == "tunesmith"}
+    ours = [cell for cell in given["cells"] if cell["who"] == "tunesmith" and not cell.get("outdated")]
+    cells = {cell["cell"]: cell for cell in ours}
     # states that are kept are read from memory there, and the forecast is of all layers
     jobs = {name: {"name": name, **CELLS[name]} for name in cells if not CELLS[name].get("kept")}
     found = []
