@@ -32,6 +32,7 @@ class _Rotate(torch.autograd.Function):
 
             return triton_rows.rotate(x, cos, sin)
         cos, sin, half = cos[:, :, None], sin[:, :, None], x.shape[-1] // 2
+        x = x.to(torch.promote_types(x.dtype, cos.dtype))  # torch walks numbers of two kinds one by one
         out = x * cos
         out[..., :half].sub_(x[..., half:] * sin[..., :half])
         out[..., half:].add_(x[..., :half] * sin[..., half:])
@@ -47,6 +48,7 @@ class _Rotate(torch.autograd.Function):
             return triton_rows.rotate(grad, cos, sin, back=True), None, None
         cos, sin = cos[:, :, None], sin[:, :, None]
         half = grad.shape[-1] // 2
+        grad = grad.to(torch.promote_types(grad.dtype, cos.dtype))
         out = grad * cos
         out[..., :half].add_(grad[..., half:] * sin[..., half:])
         out[..., half:].sub_(grad[..., :half] * sin[..., :half])
