@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 
 import pytest
 
@@ -99,12 +100,20 @@ def test_a_loss_that_is_not_finite_spoils_nothing() -> None:
     assert "loss 2.000" in progress.training_words(course).plain
 
 
-def test_a_resumed_run_counts_its_pace_from_where_it_went_on() -> None:
+# mutation tried: the pace from the start of the first step
+def test_a_resumed_run_counts_its_pace_from_the_step_it_went_on_with() -> None:
     course = progress.Course(Started(step=90, steps=100, resumed_from="x"))
-    assert course.seconds_left is None
-    course.began -= 10
-    course.add(stepped(95))
-    assert course.seconds_left == pytest.approx(10, abs=0.5)
+    for step in (
+        90,
+        91,
+    ):  # in the first much is made that stays: on a card it took twenty times as long as others
+        assert course.seconds_left is None
+        assert "left" not in progress.training_words(course).plain
+        course.add(stepped(step + 1))
+    course.first = (91, time.monotonic() - 10)
+    course.add(stepped(96))
+    assert course.seconds_left == pytest.approx(8, abs=0.5)
+    assert "8.0 s left" in progress.training_words(course).plain
 
 
 def test_a_terminal_keeps_finished_phases_and_held_out_losses() -> None:

@@ -38,14 +38,16 @@ class Course:
 
     def __init__(self, started: Started) -> None:
         self.step, self.steps = started.step, started.steps
-        self.first = started.step
         self.losses: list[float] = []
         self.recent: deque[tuple[int, float]] = deque(maxlen=20)
-        self.began = time.monotonic()
+        self.first: tuple[int, float] | None = (
+            None  # the first step, and when it was done: it makes much that stays
+        )
 
     def add(self, event: Stepped) -> None:
         """One step more."""
         self.step = event.step
+        self.first = self.first or (event.step, time.monotonic())
         if event.finite:
             self.losses.append(event.loss_nats)
         self.recent.append((event.tokens, event.seconds))
@@ -64,9 +66,13 @@ class Course:
 
     @property
     def seconds_left(self) -> float | None:
-        """At the pace so far, evaluations and checkpoints included."""
-        done = self.step - self.first
-        return (time.monotonic() - self.began) / done * (self.steps - self.step) if done > 0 else None
+        """At the pace since the first step, evaluations and checkpoints included; not known before the second."""
+        step, at = self.first or (self.step, 0.0)
+        return (
+            (time.monotonic() - at) / (self.step - step) * (self.steps - self.step)
+            if self.step > step
+            else None
+        )
 
 
 class Screen(Reporter, Protocol):
@@ -196,7 +202,7 @@ def training_words(course: Course) -> Text:
     parts = [f"step {course.step}/{course.steps}", f"loss {base.number(course.loss_nats)}"]
     if course.tokens_a_second:
         parts.append(f"{base.short_count(course.tokens_a_second)} tokens/s")
-    if course.step < course.steps:
+    if course.step < course.steps and course.seconds_left is not None:
         parts.append(f"{base.duration(course.seconds_left)} left")
     return Text("  ".join(parts))
 
