@@ -11,7 +11,7 @@ from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.gate import gated
-from tunesmith.kernels.lora import Part, gated_lora, lora_linear, lora_linears
+from tunesmith.kernels.lora import Part, add_to_update, gated_lora, lora_linear, lora_linears
 from tunesmith.model.last_layer import WATCHED
 from tunesmith.model.lean import lean
 from tunesmith.objectives.language_modelling import summed_loss
@@ -34,6 +34,17 @@ def test_gradients_are_right_in_float64(with_bias):
     assert torch.autograd.gradcheck(lambda x, a, b: lora_linear(x, weight, chosen, a, b, 0.5), (x, a, b))
     plain = torch.nn.functional.linear(x, weight, chosen) + 0.5 * (x @ a.T @ b.T)
     torch.testing.assert_close(lora_linear(x, weight, chosen, a, b, 0.5), plain)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_update_may_go_into_the_output_first(with_bias):
+    # what a card does; mutation tried: beta left out, so that what stood in the output stays
+    torch.manual_seed(0)
+    out, x, inner = torch.full((5, 6), torch.nan, dtype=torch.float64), _wide(5, 7), _wide(5, 3)
+    weight, b, bias = _wide(6, 7), _wide(6, 3), _wide(6) if with_bias else None
+    add_to_update(out, x, weight, bias, inner, b, 0.5)
+    plain = torch.nn.functional.linear(x, weight, bias) + 0.5 * inner @ b.T
+    torch.testing.assert_close(out, plain)
 
 
 def _wide(*shape, learns=False):

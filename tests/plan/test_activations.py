@@ -141,6 +141,22 @@ def test_saved_bytes_of_every_family_are_exact(family: str, tuning: Tuning, bf16
     assert predicted(config, tuning, 32, targets, bf16=bf16) == pytest.approx(measured, rel=near)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("tuning", [TUNINGS[0], TUNINGS[4]], ids=["full", "lora"])
+def test_a_card_keeps_no_second_copy_of_what_trains(family: str, tuning: Tuning) -> None:
+    # but for GPT-2, whose layers are not linear ones to kernels/mixed.py
+    facts = facts_from_config({**SHAPE, "model_type": family, **TOKENS, **OTHERS.get(family, {})})
+    trains = what_trains(tuning, facts)
+    there, here = (
+        saved_bytes(facts, trains, numbers(trains, True, device), 64, 32).total for device in ("cuda", "cpu")
+    )
+    weights = sum(
+        one.inputs * one.outputs for layer in range(facts.layers) for one in facts.linears_of(layer)
+    )
+    learnt = tuning.method == "full" and family == "llama"
+    assert here - there == 2 * weights * learnt
+
+
 # mutation tried: apart=None (16 bytes a token too many); one mask for all documents
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "gemma2"])
 @pytest.mark.parametrize("documents", [[40, 40], [33, 48, 39]], ids=["alike", "unlike"])

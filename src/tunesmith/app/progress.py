@@ -40,9 +40,8 @@ class Course:
         self.step, self.steps = started.step, started.steps
         self.losses: list[float] = []
         self.recent: deque[tuple[int, float]] = deque(maxlen=20)
-        self.first: tuple[int, float] | None = (
-            None  # the first step, and when it was done: it makes much that stays
-        )
+        self.first: tuple[int, float] | None = None
+        """The first step, and when it was done: much is made in it that stays."""
 
     def add(self, event: Stepped) -> None:
         """One step more."""
@@ -67,12 +66,10 @@ class Course:
     @property
     def seconds_left(self) -> float | None:
         """At the pace since the first step, evaluations and checkpoints included; not known before the second."""
-        step, at = self.first or (self.step, 0.0)
-        return (
-            (time.monotonic() - at) / (self.step - step) * (self.steps - self.step)
-            if self.step > step
-            else None
-        )
+        if self.first is None or self.first[0] == self.step:
+            return None
+        step, at = self.first
+        return (time.monotonic() - at) / (self.step - step) * (self.steps - self.step)
 
 
 class Screen(Reporter, Protocol):

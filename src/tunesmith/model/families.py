@@ -52,6 +52,7 @@ class Family:
     rotary_wide: bool = False  # in fp32, whatever the model is stored in
     capped_attention: bool = False  # scores are capped, and made again in the backward pass
     head_bias: bool = False
+    turned: bool = False  # weights stand [inputs outputs], as Conv1D has them
     qk_norm: str | None = None  # "head": q_norm and k_norm of head_dim; "whole": of all heads together
     # ---- what the head does to logits: keys of the config ----
     multiply: str | None = None
@@ -118,7 +119,7 @@ FAMILIES: Mapping[str, Family] = {
             "max_position_embeddings": "n_positions", "intermediate_size": "n_inner",
         },
         grouped=False, gated=False, activation_keeps=4, bias_in=True, bias_out=True, bias_mlp=True,
-        norm_bias=True, norm="layer", rotary=0.0, keeps_width=True,
+        norm_bias=True, norm="layer", rotary=0.0, turned=True, keeps_width=True,
         unless=("add_cross_attention", "reorder_and_upcast_attn"),
     ),
     "gpt_neox": Family(

@@ -114,7 +114,7 @@ def numbers(trains: Trains, bf16: bool, device: str = "cpu") -> Numbers:
     """Where every weight may train the residual stream is fp32, as autocast has it; else as the model is stored."""
     if not bf16:
         return Numbers(FP32, FP32)
-    return Numbers(2, FP32 if trains.whole else 2, copies=device != "cuda")
+    return Numbers(2, FP32 if trains.whole else 2, copies=device != "cuda" or trains.spelling.turned)
 
 
 def layer_cost(
