@@ -1,7 +1,7 @@
 """What a card can do at best, and whether each kernel says there what its plain twin says: one JSON line.
 
 Ceilings: matrix products at the shapes of an 8B layer, copies, attention. Checks: against float64 or bit by bit. With
-`--device cpu` only what needs no card: whether the same run twice ends with the same bits.
+`--device cpu` only what needs no card: linear layers, and whether the same run twice ends with the same bits.
 """
 
 from __future__ import annotations
@@ -107,10 +107,16 @@ def rows(found: dict[str, Any]) -> None:
         random(16384, 14336),
     )
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+
+    def by_wide_angles(x: Tensor) -> Tensor:  # as where fp32 weights train
+        with torch.autocast("cuda", dtype=torch.bfloat16):
+            return rotary.rotate(x, angles.cos(), angles.sin())
+
     ways: dict[str, tuple[Any, str, list[Tensor], Callable[..., Tensor]]] = {
         "norm": (norm, "_on_card", [x, weight], lambda x, w: norm.rms_norm(x, w, 1e-5, "rms")),
         "gate": (gate, "takes", [wide, up], lambda g, u: gate.gated(g, u, "silu")),
         "rotary": (rotary, "_one_pass", [heads], lambda x: rotary.rotate(x, cos, sin)),
+        "rotary by fp32 angles": (rotary, "_one_pass", [heads], by_wide_angles),
     }
     for name, (module, switch, given, run) in ways.items():
         kept, results = getattr(module, switch), {}
@@ -130,6 +136,34 @@ def rows(found: dict[str, Any]) -> None:
             setattr(module, switch, kept)
         pairs = zip(results["kernel"], results["plain"])
         found[f"{name}, kernel against plain"] = max(apart(a, b) for a, b in pairs)
+
+
+def linears(found: dict[str, Any]) -> None:
+    """A layer whose fp32 weight trains, by autocast and by our node, and one with LoRA's update: against float64."""
+    from tunesmith.kernels.lora import lora_linear
+    from tunesmith.kernels.mixed import mixed_linear
+
+    device, half = "cuda" if found["device"] != "cpu" else "cpu", torch.bfloat16
+    torch.manual_seed(1)
+    shapes = ((512, 4096), (1024, 4096), (512, 1024), (16, 4096), (1024, 16))
+    x, weight, slope, a, b = (torch.randn(shape, device=device) / 8 for shape in shapes)
+    x, slope, update = x.to(half), slope.to(half), 2.0 * b @ a
+    layers: dict[str, tuple[Callable[..., Tensor], Tensor]] = {
+        "fp32 weight by autocast": (torch.nn.functional.linear, weight),
+        "fp32 weight by our node": (lambda x, w: mixed_linear(x, w, None, half), weight),
+        "LoRA": (lambda x, w: lora_linear(x, w.detach().to(half), None, a, b, 2.0), weight + update),
+    }
+    for name, (layer, whole) in layers.items():
+        given = [one.clone().requires_grad_() for one in (x, weight)]
+        with torch.autocast(device, dtype=half):
+            out = layer(*given)
+        out.backward(slope)
+        wide, back = x.double(), slope.double()
+        exact = (wide @ whole.double().t(), back @ whole.double(), back.t() @ wide)
+        pairs = zip((out.detach(), *(one.grad for one in given)), exact)
+        found[f"{name}: y, dx, dW against float64"] = [
+            round(apart(one, truth), 9) for one, truth in pairs if one is not None
+        ]
 
 
 def four_bits(found: dict[str, Any]) -> None:
@@ -286,8 +320,8 @@ def trained_weights(device: str, tuning: dict[str, Any]) -> dict[str, Tensor]:
 
 
 PARTS: dict[str, Callable[[dict[str, Any]], None]] = {
-    "ceilings": ceilings, "attentions": attentions, "rows": rows, "four_bits": four_bits, "head": head,
-    "head_rate": head_rate, "adam": adam, "same_bits": same_bits,
+    "ceilings": ceilings, "attentions": attentions, "rows": rows, "linears": linears, "four_bits": four_bits,
+    "head": head, "head_rate": head_rate, "adam": adam, "same_bits": same_bits,
 }  # fmt: skip
 
 
@@ -297,14 +331,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument(
-        "--part", action="append", choices=PARTS, help="all if none; on a processor same_bits alone"
+        "--part", action="append", choices=PARTS, help="all if none; on a processor the last and linears"
     )
     asked = parser.parse_args()
     found: dict[str, Any] = {"versions": f"torch {torch.__version__}", "device": asked.device}
     card = asked.device == "cuda"
     if card:
         found["device"] = torch.cuda.get_device_name()
-    for name in asked.part or (PARTS if card else ("same_bits",)):
+    for name in asked.part or (PARTS if card else ("linears", "same_bits")):
         try:
             PARTS[name](found)
         except Exception as error:
