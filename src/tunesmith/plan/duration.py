@@ -35,7 +35,8 @@ UPDATE_TRAFFIC = 14 * FP32  # a trained weight: AdamW reads four numbers and wri
 ACCUMULATE_TRAFFIC = 3 * FP32
 BUS = 20e9  # bytes a second, pinned, each way: PCIe 4.0 x16
 PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
-OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER = 110, 14
+# Of a layer there and back, of an adapter beside it, and each time that a weight in 4 bits is made wide.
+OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER, OPERATORS_PER_WIDENING = 110, 14, 5
 CARD_OPERATOR_SECONDS = 40e-6
 # On a processor, what numpy takes to add eight numbers so many times over; longer where other threads must be woken.
 # Held against eleven runs on a Zen 5 with one thread and with two (docs/plan.md).
@@ -244,14 +245,11 @@ def _layer_work(
     flops = (1 + again) * (forward + extra) + back + 2 * extra + 2 * learnt
     traffic = _forward_bytes(facts, size) * ((1 + again) * TRAFFIC_FORWARD + TRAFFIC_BACKWARD * cost.flows)
     traffic += TRAFFIC_ADAPTER * sum(one.linear.inputs + one.linear.outputs for one in added) * size.compute
-    thirds = 3 + again if cost.flows else 1
-    read = (
-        stretch.micro_batches
-        * facts.linear_parameters
-        * _read_bytes(load, size)
-        * (2 + again if cost.flows else 1)
-    )
+    thirds, passes = (3 + again, 2 + again) if cost.flows else (1, 1)
+    read = stretch.micro_batches * facts.linear_parameters * _read_bytes(load, size) * passes
     operators = thirds / 3 * (OPERATORS_PER_LAYER + OPERATORS_PER_ADAPTER * len(added))
+    if load.tuning.base != "none":
+        operators += passes * OPERATORS_PER_WIDENING * len(facts.linears_of(layer))
     if load.device == "cpu" and load.bf16 and layer == facts.layers - 1:  # layers share what was compiled
         narrow = not recomputed and asking_share(facts, stretch.tokens, round(stretch.targets)) is not None
         operators += thirds / 3 * (COMPILED if load.packed else COMPILED_ANEW) * (1 + narrow)
