@@ -103,10 +103,7 @@ def test_a_loss_that_is_not_finite_spoils_nothing() -> None:
 # mutation tried: the pace from the start of the first step
 def test_a_resumed_run_counts_its_pace_from_the_step_it_went_on_with() -> None:
     course = progress.Course(Started(step=90, steps=100, resumed_from="x"))
-    for step in (
-        90,
-        91,
-    ):  # in the first much is made that stays: on a card it took twenty times as long as others
+    for step in (90, 91):  # the first makes much that stays: on a card it took twenty times as long as others
         assert course.seconds_left is None
         assert "left" not in progress.training_words(course).plain
         course.add(stepped(step + 1))

@@ -1,8 +1,8 @@
-"""Products of matrices, by whichever library is the quicker: in fp32 on a processor there are two, on a card
-what trains in fp32 and computes in 16 bits is a node of its own (mixed.py).
+"""Products of matrices by the quickest way there is: of two libraries on a processor, by a node of ours on a card.
 
-MKL, whom torch asks, keeps to AVX2 on processors that are not Intel's; oneDNN, which torch brings too, does not. On one
-core of a Zen 5, products of 704 rows by 512 x 1376, forward as backward: 107 GFLOP/s and 240; on Intel's both the same.
+On a card that is for weights that train in fp32 and compute in 16 bits (mixed.py), on a processor for fp32. MKL, whom
+torch asks, keeps to AVX2 on processors that are not Intel's; oneDNN, which torch brings too, does not. On one core of a
+Zen 5, products of 704 rows by 512 x 1376, forward as backward: 107 GFLOP/s and 240; on Intel's both the same.
 Who is asked follows from processor and size alone, never from a measurement: a run that goes on has the same bits.
 `torch.backends.mkldnn.flags(enabled=False)` leaves all to MKL: the plain twin.
 
