@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from tests.kernels.test_product import far_from
+from tests.model.test_lean import TUNINGS, gradients
+from tests.tiny import tiny_model
 from tunesmith.kernels import mixed, product
 from tunesmith.kernels.norm import Spelling, rms_norm
+from tunesmith.model.lean import lean
+from tunesmith.model.load import without_dropout
 
 
 def of_a_pass(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor) -> list[Tensor]:
@@ -56,6 +60,37 @@ def test_what_trains_in_fp32_on_a_card_under_autocast_goes_that_way(monkeypatch:
     monkeypatch.setattr(product, "mixed_linear", lambda *given: made.append(given))
     product.linear(there, weight)
     assert made[0][1] is weight
+
+
+# mutation tried: dW a hundredth too large
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+def test_a_whole_model_learns_what_it_learns_by_autocast(
+    family: str, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNESMITH_ONEDNN", "1")  # or its layers would not ask kernels/product.py
+    kinds: dict[str, dict[str, Tensor]] = {}
+    taken: list[Tensor] = []
+
+    def node(x: Tensor, weight: Tensor, bias: Tensor | None, _: torch.dtype) -> Tensor:
+        taken.append(weight)
+        return mixed.mixed_linear(x, weight, bias, torch.bfloat16)
+
+    monkeypatch.setattr(product, "mixed_linear", node)
+    for kind in ("truth", "autocast", "node"):
+        asked = kind == "node"  # the head is no such layer: it has its own way, without autocast
+        monkeypatch.setattr(
+            product, "is_mixed", lambda *_, asked=asked: asked and torch.is_autocast_enabled("cpu")
+        )
+        lm = tiny_model(family, hidden_size=64, intermediate_size=160)
+        lm = lean(without_dropout(lm.double() if kind == "truth" else lm))
+        kinds[kind] = gradients(lm, TUNINGS["full"], kind != "truth", checkpointing)
+    assert len({id(weight) for weight in taken}) == 7 * lm.config.num_hidden_layers
+
+    def off(kind: str) -> float:
+        return sum(far_from(kinds[kind][name], t.double()) for name, t in kinds["truth"].items())
+
+    assert off("node") <= 1.02 * off("autocast")
 
 
 @pytest.mark.parametrize("spelling", ["rms", "scaled", "offset"])
