@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
 from tunesmith.kernels.product import add_mm, linear, mm
@@ -63,7 +64,7 @@ def token_losses(hidden: Tensor, head: Head | Tensor, targets: Tensor) -> Tensor
                 hidden, head.weight, head.bias, targets, head.scale, head.softcap, slopes=False
             )
         return losses
-    rows = _rows(hidden, head.weight, _computed_in(hidden), learns=False)
+    rows = _rows(hidden, head.weight, computed_in(hidden), learns=False)
     with torch.no_grad():
         parts = [
             torch.nn.functional.cross_entropy(head.logits(h), t, reduction="none")
@@ -186,7 +187,7 @@ class _SummedLoss(torch.autograd.Function):
         softcap: float | None,
         z_loss: float,
     ) -> Tensor:
-        dtype = _computed_in(hidden)
+        dtype = computed_in(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             cast = _cast(weight, dtype)
             wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -252,7 +253,7 @@ class _TokenLosses(torch.autograd.Function):
             ctx.save_for_backward(slopes)
             return each
         assert not z_loss, "use summed_loss"
-        dtype = _computed_in(hidden)
+        dtype = computed_in(hidden)
         losses, slopes = [], torch.empty_like(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             cast, chunk = _cast(weight, dtype), _rows(hidden, weight, dtype)
@@ -278,7 +279,7 @@ def _running(
     hidden: Tensor, weight: Tensor | Table, bias: Tensor | None, targets: Tensor, *more: Any, **options: Any
 ) -> tuple[Tensor, Any]:
     """running.losses_and_slopes in the dtype that products are computed in."""
-    given = hidden.to(_computed_in(hidden))
+    given = hidden.to(computed_in(hidden))
     with torch.autocast(hidden.device.type, enabled=False):
         losses, slopes = losses_and_slopes(given, weight, bias, targets, *more, **options)
     return losses, None if slopes is None else slopes.to(hidden.dtype)
@@ -296,11 +297,6 @@ def _again(
             summed_loss(hidden.detach(), again, targets, factors).backward()
     assert weight.grad is not None
     return weight.grad, None if bias is None else bias.grad
-
-
-def _computed_in(hidden: Tensor) -> torch.dtype:
-    device = hidden.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 def fused(logits: Tensor) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.dropout import draw_mask, kept_share
 from tunesmith.kernels.gate import Act, gate, gate_backward
 from tunesmith.kernels.nf4 import held_in_four_bits, wide
@@ -45,17 +46,12 @@ def lora_linear(
 
 def lora_linears(x: Tensor, parts: Sequence[Part]) -> tuple[Tensor, ...]:
     """x [..., i] -> [..., o] of each part, in the dtype of x or of autocast."""
-    return _LoraLinears.apply(x, parts, _computed_in(x), *(t for part in parts for t in (part.a, part.b)))
+    return _LoraLinears.apply(x, parts, computed_in(x), *(t for part in parts for t in (part.a, part.b)))
 
 
 def gated_lora(gates: Tensor, up: Tensor, act: Act, part: Part) -> Tensor:
     """gates, up [..., i] -> part(act(gates) * up) [..., o]."""
-    return _GatedLora.apply(gates, up, act, part, _computed_in(gates), part.a, part.b)
-
-
-def _computed_in(x: Tensor) -> torch.dtype:
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return _GatedLora.apply(gates, up, act, part, computed_in(gates), part.a, part.b)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.product import linear, mm
 
@@ -63,8 +64,7 @@ def wide(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def four_bit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [..., i] -> [..., o], in the dtype of x, or of autocast; W gets no gradient."""
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
+    x = x.to(computed_in(x))
     out = _FourBitLinear.apply(x, weight)
     return out if bias is None else out + bias.to(out.dtype)
 

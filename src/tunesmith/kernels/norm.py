@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import takes
 
 Spelling = Literal["rms", "scaled", "offset"]
@@ -95,10 +96,7 @@ def _given_back(
 def _given(x: Tensor, weight: Tensor, spelling: Spelling) -> torch.dtype:
     """What a norm gives. Autocast would make fp32 narrow at each linear layer behind it, a copy each."""
     own = torch.promote_types(x.dtype, weight.dtype) if spelling == "rms" else x.dtype
-    device = x.device.type
-    if own == torch.float32 and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return own
+    return computed_in(x, own) if own == torch.float32 else own
 
 
 def _on_card(flat: Tensor, *others: Tensor) -> bool:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.mixed import is_mixed, mixed_linear
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 
@@ -26,7 +27,7 @@ _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # other bui
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W' + bias, with gradient: [..., i], [o i] -> [..., o]."""
     if is_mixed(x, weight):
-        return mixed_linear(x, weight, bias, torch.get_autocast_dtype("cuda"))
+        return mixed_linear(x, weight, bias, computed_in(x))
     if not _quicker(x, weight, x.numel() * len(weight)) or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)

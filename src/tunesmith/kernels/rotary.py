@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import takes
 
 
@@ -24,15 +25,14 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        ctx.given, device = x.dtype, x.device.type
-        autocast = torch.is_autocast_enabled(device)
-        made = torch.get_autocast_dtype(device) if autocast else torch.promote_types(x.dtype, cos.dtype)
+        ctx.given, wide = x.dtype, torch.promote_types(x.dtype, cos.dtype)
+        made = computed_in(x, wide)
         if _one_pass(x, cos, sin, made):
             from tunesmith.kernels import triton_rows
 
             return triton_rows.rotate(x, cos, sin)
         cos, sin, half = cos[:, :, None], sin[:, :, None], x.shape[-1] // 2
-        x = x.to(torch.promote_types(x.dtype, cos.dtype))  # torch walks numbers of two kinds one by one
+        x = x.to(wide)  # torch walks numbers of two kinds one by one
         out = x * cos
         out[..., :half].sub_(x[..., half:] * sin[..., :half])
         out[..., half:].add_(x[..., :half] * sin[..., half:])

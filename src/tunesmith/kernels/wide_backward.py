@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.autocast import computed_in
+
 LONGEST = 256
 TOKENS = 512  # of so many at once stand fp32 copies
 _ATEN = torch.ops.aten
@@ -24,12 +26,7 @@ def pays(query: Tensor, key: Tensor, dropout: float) -> bool:
     """Whether a group of documents [N H L D] is better served so."""
     if query.device.type != "cpu" or dropout or key.shape[2] > LONGEST or not torch.is_grad_enabled():
         return False
-    return computes_in(query) == torch.bfloat16
-
-
-def computes_in(query: Tensor) -> torch.dtype:
-    """What attention computes in: autocast's choice, where it has one."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    return computed_in(query) == torch.bfloat16
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.head import product
 from tunesmith.kernels.tables import Table
 
@@ -62,8 +63,7 @@ class HeldHead(_Held):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., d] -> [..., V], without gradient."""
-        if torch.is_autocast_enabled(hidden.device.type):
-            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        hidden = hidden.to(computed_in(hidden))
         logits = product(hidden.reshape(-1, hidden.shape[-1]), self.table, self.bias)
         return logits.view(*hidden.shape[:-1], -1)
 
