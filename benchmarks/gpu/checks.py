@@ -110,12 +110,12 @@ def rows(found: dict[str, Any]) -> None:
 
     def by_wide_angles(x: Tensor) -> Tensor:  # as where fp32 weights train
         with torch.autocast("cuda", dtype=torch.bfloat16):
-            return rotary.rotate(x, angles.cos(), angles.sin())
+            return rotary.rotate([x], angles.cos(), angles.sin())[0]
 
     ways: dict[str, tuple[Any, str, list[Tensor], Callable[..., Tensor]]] = {
         "norm": (norm, "_on_card", [x, weight], lambda x, w: norm.rms_norm(x, w, 1e-5, "rms")),
         "gate": (gate, "takes", [wide, up], lambda g, u: gate.gated(g, u, "silu")),
-        "rotary": (rotary, "_one_pass", [heads], lambda x: rotary.rotate(x, cos, sin)),
+        "rotary": (rotary, "_one_pass", [heads], lambda x: rotary.rotate([x], cos, sin)[0]),
         "rotary by fp32 angles": (rotary, "_one_pass", [heads], by_wide_angles),
     }
     for name, (module, switch, given, run) in ways.items():

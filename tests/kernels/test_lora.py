@@ -11,7 +11,8 @@ from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
 from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.gate import gated
-from tunesmith.kernels.lora import Part, add_to_update, gated_lora, lora_linear, lora_linears
+from tunesmith.kernels.lora import Part, add_to_update, lora_linear, lora_linears
+from tunesmith.kernels.mlp import lora_mlp
 from tunesmith.model.last_layer import WATCHED
 from tunesmith.model.lean import lean
 from tunesmith.objectives.language_modelling import summed_loss
@@ -42,8 +43,8 @@ def test_the_update_may_go_into_the_output_first(with_bias):
     torch.manual_seed(0)
     out, x, inner = torch.full((5, 6), torch.nan, dtype=torch.float64), _wide(5, 7), _wide(5, 3)
     weight, b, bias = _wide(6, 7), _wide(6, 3), _wide(6) if with_bias else None
-    add_to_update(out, x, weight, bias, inner, b, 0.5)
-    plain = torch.nn.functional.linear(x, weight, bias) + 0.5 * inner @ b.T
+    add_to_update(out, x, weight, bias, inner, b)
+    plain = torch.nn.functional.linear(x, weight, bias) + inner @ b.T
     torch.testing.assert_close(out, plain)
 
 
@@ -91,50 +92,85 @@ def test_a_frozen_layer_over_a_frozen_input_needs_no_gradient():
     assert [out.requires_grad for out in lora_linears(_wide(5, 7), parts)] == [False, True]
 
 
-# mutation tried: up's gradient without act, h of the wrong rows
+ACTS = {"silu": silu, "gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
+
+
+def _low(outputs, inputs, rank):
+    return (_wide(rank, inputs, learns=True), _wide(outputs, rank, learns=True)) if rank else ()
+
+
+def _updated(x, part, dropped=None):
+    plain = torch.nn.functional.linear(x, part.weight, part.bias)
+    seen = x if dropped is None else dropped
+    return plain if part.a is None else plain + part.scaling * (seen @ part.a.T @ part.b.T)
+
+
+# mutation tried: up's gradient without act; h of the wrong rows; the scale of A's gradient left out; gate's B for up's
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
-@pytest.mark.parametrize("low", [True, False])
-def test_the_layer_behind_a_gate_is_right_in_float64(act, low, monkeypatch):
+@pytest.mark.parametrize("ranks", [(3, 2, 1), (0, 0, 2), (2, 0, 0), (3,), (2, 1), (0, 2)], ids=str)
+def test_the_feed_forward_part_is_right_in_float64(act, ranks, monkeypatch):
+    # two ranks or one: gate and up are one layer
     monkeypatch.setattr("tunesmith.kernels.chunks.CACHED_ELEMENTS", 12)  # three rows at a time
     torch.manual_seed(0)
-    gates, up, weight, bias = _wide(2, 5, 4, learns=True), _wide(2, 5, 4, learns=True), _wide(6, 4), _wide(6)
-    a, b = _wide(3, 4, learns=True), _wide(6, 3, learns=True)
+    x, halves = _wide(2, 5, 7, learns=True), len(ranks) < 3
+    shapes = [(8, 7), (6, 4)] if halves else [(4, 7), (4, 7), (6, 4)]
+    ranks = (*ranks, 0) if len(ranks) == 1 else ranks
+    low = [_low(*shape, rank) for shape, rank in zip(shapes, ranks)]
+    frozen = [(_wide(*shape), _wide(shape[0]) if at else None) for at, shape in enumerate(shapes)]
+    scales = [0.5, 0.5, 2.0] if act == "silu" else [0.5, 0.25, 2.0]
 
-    def node(gates, up, *factors):
-        return gated_lora(gates, up, act, Part(weight, bias, *factors, scaling=0.5))
+    def parts(flat):
+        left = iter(flat)
+        pairs = [(next(left), next(left)) if rank else (None, None) for rank in ranks]
+        return [Part(*f, *pair, scaling=s) for f, pair, s in zip(frozen, pairs, scales)]
 
-    given = (gates, up, a, b) if low else (gates, up)
-    assert torch.autograd.gradcheck(node, given)
-    assert torch.autograd.gradcheck(lambda gates, up: gated(gates, up, act), (gates, up))
-    acts = {"silu": silu, "gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
-    hidden = acts[act](gates) * up
-    plain = torch.nn.functional.linear(hidden, weight, bias) + low * 0.5 * (hidden @ a.T @ b.T)
-    torch.testing.assert_close(node(*given), plain)
-    torch.testing.assert_close(gated(gates, up, act), hidden)
+    def node(x, *flat):
+        *inputs, down = parts(flat)
+        return lora_mlp(x, inputs, act, down)
+
+    flat = [factor for pair in low for factor in pair]
+    assert torch.autograd.gradcheck(node, (x, *flat))
+    *inputs, down = parts(flat)
+    made = [_updated(x, part) for part in inputs]
+    gates, up = made if len(made) == 2 else made[0].chunk(2, -1)
+    torch.testing.assert_close(node(x, *flat), _updated(ACTS[act](gates) * up, down))
+    torch.testing.assert_close(gated(gates, up, act), ACTS[act](gates) * up)
 
 
-# mutation tried: the mask left out of grad_a; out of grad_x; 1 / (1 - p) left out
+@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
+def test_the_gate_alone_is_right_in_float64(act, monkeypatch):
+    monkeypatch.setattr("tunesmith.kernels.chunks.CACHED_ELEMENTS", 12)
+    torch.manual_seed(0)
+    given = _wide(2, 5, 4, learns=True), _wide(2, 5, 4, learns=True)
+    assert torch.autograd.gradcheck(lambda gates, up: gated(gates, up, act), given)
+
+
+# mutation tried: the mask left out of grad_a; out of grad_x; 1 / (1 - p) left out; the masks of gate and h exchanged
 def test_dropout_within_a_node_is_dropout_before_it():
     torch.manual_seed(0)
-    x, gates = _wide(4, 7, learns=True), _wide(4, 7, learns=True)
-    a, b = [_wide(3, 7, learns=True) for _ in range(2)], [_wide(6, 3, learns=True) for _ in range(2)]
-    weights = [_wide(6, 7) for _ in range(2)]
+    x = _wide(4, 7, learns=True)
+    low = [_low(6, 7, 3), _low(6, 7, 3), _low(7, 6, 3)]
+    parts = [
+        Part(_wide(o, i), None, *pair, scaling=0.5, dropout=0.4)
+        for (o, i), pair in zip(((6, 7), (6, 7), (7, 6)), low)
+    ]
 
     def nodes():
-        parts = [Part(*each, scaling=0.5, dropout=0.4) for each in zip(weights, [None] * 2, a, b)]
-        return [*lora_linears(x, parts), gated_lora(gates, x, "silu", parts[0])]
+        return [*lora_linears(x, parts[:2]), lora_mlp(x, parts[:2], "silu", parts[2])]
 
     def plain():
-        inputs = [x, x, silu(gates) * x]
-        drops = [Dropout(0.4)(one) for one in inputs]
-        pairs = zip(inputs, drops, [0, 1, 0])
-        return [one @ weights[k].T + 0.5 * (dropped @ a[k].T @ b[k].T) for one, dropped, k in pairs]
+        dropping = Dropout(0.4)
+        both = [[dropping(x) for _ in range(2)] for _ in range(2)]  # of either node, in its order
+        outs = [_updated(x, part, dropped) for part, dropped in zip(parts, both[0])]
+        gates, up = [_updated(x, part, dropped) for part, dropped in zip(parts, both[1])]
+        hidden = silu(gates) * up
+        return [*outs, _updated(hidden, parts[2], dropping(hidden))]
 
-    found = []
+    flat, found = [factor for pair in low for factor in pair], []
     for make in (nodes, plain):
         torch.manual_seed(1)
         outs = make()
-        found.append([*outs, *torch.autograd.grad([out.cos().sum() for out in outs], [x, gates, *a, *b])])
+        found.append([*outs, *torch.autograd.grad([out.cos().sum() for out in outs], [x, *flat])])
     for ours, theirs in zip(*found):
         torch.testing.assert_close(ours, theirs)
 

@@ -35,7 +35,7 @@ def found() -> dict[str, str]:
     ["nf4", "nf4_double_quant", "fp4", "nf4_fp16", "nf4_uneven", "table", "head", "head_bf16", "head_capped",
      "head_weighted", "head_z_loss", "head_all", "summed_loss", "norm", "norm_scaled", "norm_offset", "norm_fp16",
      "norm_of_heads", "norm_wide", "gate_silu", "gate_gelu", "gate_gelu_tanh", "gate_fp16", "rotary", "rotary_shared",
-     "rotary_fp16", "adam8", "adam8_uneven"],
+     "rotary_fp16", "rotary_wide", "rotary_alone", "adam8", "adam8_uneven"],
 )  # fmt: skip
 def test_the_kernel_says_what_its_plain_twin_says(check: str, found: dict[str, str]) -> None:
     assert found[check] == "equal"
@@ -48,7 +48,7 @@ def test_nothing_is_compiled_anew_for_a_batch_of_another_size() -> None:
     for kernel, changing in (
         (triton_rows._norm, {"count"}),
         (triton_rows._norm_back, {"count", "each"}),
-        (triton_rows._rotate, {"tokens", "x_batch", "t_batch"}),
+        (triton_rows._rotate, {"tokens", "x_batch", "y_batch", "t_batch"}),
         (triton_adam._step, {"seed"}),
     ):
         numbers = {one.name for one in kernel.params if one.do_not_specialize}

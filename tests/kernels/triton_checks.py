@@ -138,7 +138,13 @@ def gated(
     return verdict(both_ways(run, {gate: "takes"}), 2e-6 if dtype == torch.float32 else 1e-3)
 
 
-def rotated(dtype: torch.dtype = torch.float32, heads: int = 3, width: int = 24, shared: bool = False) -> str:
+def rotated(
+    dtype: torch.dtype = torch.float32,
+    heads: int = 3,
+    width: int = 24,
+    shared: bool = False,
+    keys_heads: int = 2,
+) -> str:
     """Value and gradient; x and what comes back may be views whose heads stand before their tokens."""
     torch.manual_seed(7)
     given = torch.randn(2, heads, 9, width).to(dtype).transpose(1, 2)
@@ -151,10 +157,11 @@ def rotated(dtype: torch.dtype = torch.float32, heads: int = 3, width: int = 24,
 
     def run() -> list[Tensor]:
         x = given.detach().requires_grad_()
-        out = rotary.rotate(x, cos, sin)
-        out.backward(slope)
-        assert x.grad is not None
-        return [out.detach(), x.grad]
+        keys = given[:, :, :keys_heads].detach().requires_grad_()
+        both = [x, keys] if keys_heads else [x]
+        outs = rotary.rotate(both, cos, sin)
+        torch.autograd.backward(outs, [slope[:, :, : one.shape[2]] for one in outs])
+        return [*(out.detach() for out in outs), *(one.grad for one in both if one.grad is not None)]
 
     return verdict(both_ways(run, {rotary: "_one_pass"}), 1e-6 if dtype == torch.float32 else 1e-3)
 
@@ -168,7 +175,7 @@ def rotated_by_wide_angles() -> str:
     def run() -> list[Tensor]:
         x = given.detach().requires_grad_()
         with torch.autocast("cpu", dtype=torch.float16):
-            out = rotary.rotate(x, angles.cos(), angles.sin())
+            out = rotary.rotate([x], angles.cos(), angles.sin())[0]
         assert out.dtype == torch.float16
         out.backward(slope)
         assert x.grad is not None
@@ -247,7 +254,8 @@ CHECKS: dict[str, Callable[[], str]] = {
     "rotary_wide": rotated_by_wide_angles,
     "adam8": lambda: adam_in_8_bits(400, 160),
     "adam8_uneven": lambda: adam_in_8_bits(71, 63),
-    "rotary_fp16": lambda: rotated(torch.float16, heads=4, width=64),
+    "rotary_fp16": lambda: rotated(torch.float16, heads=4, width=64, keys_heads=1),
+    "rotary_alone": lambda: rotated(keys_heads=0),
 }
 
 if __name__ == "__main__":

@@ -48,10 +48,10 @@ class _MixedLinear(torch.autograd.Function):
         of_x = None
         if needs[0]:
             of_x = (flat @ weight.to(ctx.dtype)).view(*grad.shape[:-1], -1).to(ctx.given)
-        of_weight = _summed_wide(flat.t(), x.reshape(-1, x.shape[-1])) if needs[1] else None
+        of_weight = summed_wide(flat.t(), x.reshape(-1, x.shape[-1])) if needs[1] else None
         return of_x, of_weight, flat.sum(0, dtype=torch.float32) if needs[2] else None, None
 
 
-def _summed_wide(a: Tensor, b: Tensor) -> Tensor:
+def summed_wide(a: Tensor, b: Tensor) -> Tensor:
     """a b in fp32, of two in 16 bits: [o n], [n i] -> [o i]. On a processor it is made from wide copies."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else a.float() @ b.float()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.autocast import computed_in
-from tunesmith.kernels.mixed import is_mixed, mixed_linear
+from tunesmith.kernels.mixed import is_mixed, mixed_linear, summed_wide
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # other builds of torch lack it
@@ -38,6 +38,11 @@ def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     if not _quicker(a, b, a.numel() * b.shape[1]):
         return torch.mm(a, b, out=out)
     return _asked(a, b.t(), None)
+
+
+def mm_wide(a: Tensor, b: Tensor) -> Tensor:
+    """a b, without gradient; summed and left in fp32 where a card computes in 16 bits: [n i], [i o] -> [n o]."""
+    return summed_wide(a, b) if a.is_cuda and a.dtype.itemsize == 2 else mm(a, b)
 
 
 def add_mm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
     RMSNorm   a program some rows: read x, write y and a root; back: read x and dy, write dx, and a sum for dw
     gate      a program 2,048 numbers: act(gate) * up; back: read gate, up, dh, write d gate, d up and h again
-    rotary    a program a token's heads: y = x cos + turn(x) sin, in place of five passes
+    rotary    a program a token's heads, of queries and keys: y = x cos + turn(x) sin, in place of five passes each
 Plain torch walks memory once an operator, which on an H200 is a fifth of a step of LoRA on 8B. Sums are fp32; in
 16 bits numbers are rounded where the plain twins (norm.py, gate.py, rotary.py) round them.
 What differs from batch to batch is never compiled for: a second variant cost a second in the middle of a run (H200).
@@ -13,6 +13,7 @@ Shapes: n rows or tokens, d width, i inner size, B batch, T tokens, H heads, D h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -196,24 +197,18 @@ def gate_backward(
         )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["tokens", "x_batch", "t_batch"])
-def _rotate(  # type: ignore[no-untyped-def]
-    x, cos, sin, out, tokens, heads, half, x_batch, x_token, x_head, t_batch, t_token,
+@triton.jit
+def _turn(  # type: ignore[no-untyped-def]
+    x, out, at, batch, token, heads, half, x_batch, x_token, x_head, cos_1, cos_2, sin_1, sin_2,
     back: tl.constexpr, rounded: tl.constexpr, heads_size: tl.constexpr, half_size: tl.constexpr,
 ):  # fmt: skip
-    at = tl.program_id(0).to(tl.int64)
-    batch, token = at // tokens, at % tokens
+    """The heads of one token."""
     head = tl.arange(0, heads_size)[:, None]
     place = tl.arange(0, half_size)[None, :]
     inside = (head < heads) & (place < half)
     here = x + batch * x_batch + token * x_token + head * x_head + place
     first = tl.load(here, mask=inside, other=0.0).to(tl.float32)
     second = tl.load(here + half, mask=inside, other=0.0).to(tl.float32)
-    angle = batch * t_batch + token * t_token + place
-    cos_1 = tl.load(cos + angle, mask=place < half, other=0.0).to(tl.float32)
-    cos_2 = tl.load(cos + angle + half, mask=place < half, other=0.0).to(tl.float32)
-    sin_1 = tl.load(sin + angle, mask=place < half, other=0.0).to(tl.float32)
-    sin_2 = tl.load(sin + angle + half, mask=place < half, other=0.0).to(tl.float32)
     kind = out.dtype.element_ty
     turned_1 = first * cos_1
     turned_2 = second * cos_2
@@ -226,25 +221,48 @@ def _rotate(  # type: ignore[no-untyped-def]
     if rounded:
         turned_1, turned_2 = turned_1.to(kind).to(tl.float32), turned_2.to(kind).to(tl.float32)
         across_1, across_2 = across_1.to(kind).to(tl.float32), across_2.to(kind).to(tl.float32)
-    y_1, y_2 = turned_1 + across_1, turned_2 + across_2
     there = out + (at * heads + head) * (2 * half) + place
-    tl.store(there, y_1.to(kind), mask=inside)
-    tl.store(there + half, y_2.to(kind), mask=inside)
+    tl.store(there, (turned_1 + across_1).to(kind), mask=inside)
+    tl.store(there + half, (turned_2 + across_2).to(kind), mask=inside)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
-    """x [B T H D], cos and sin [B T D] or [1 T D] -> [B T H D], in x's dtype; `back`: the transpose of that map.
+@triton.jit(do_not_specialize=["tokens", "x_batch", "y_batch", "t_batch"])
+def _rotate(  # type: ignore[no-untyped-def]
+    x, y, cos, sin, x_out, y_out, tokens, half, x_heads, x_batch, x_token, x_head, y_heads, y_batch, y_token, y_head,
+    t_batch, t_token, back: tl.constexpr, rounded: tl.constexpr,
+    x_size: tl.constexpr, y_size: tl.constexpr, half_size: tl.constexpr,
+):  # fmt: skip
+    at = tl.program_id(0).to(tl.int64)
+    batch, token = at // tokens, at % tokens
+    place = tl.arange(0, half_size)[None, :]
+    angle = batch * t_batch + token * t_token + place
+    cos_1 = tl.load(cos + angle, mask=place < half, other=0.0).to(tl.float32)
+    cos_2 = tl.load(cos + angle + half, mask=place < half, other=0.0).to(tl.float32)
+    sin_1 = tl.load(sin + angle, mask=place < half, other=0.0).to(tl.float32)
+    sin_2 = tl.load(sin + angle + half, mask=place < half, other=0.0).to(tl.float32)
+    _turn(x, x_out, at, batch, token, x_heads, half, x_batch, x_token, x_head, cos_1, cos_2, sin_1, sin_2,
+          back, rounded, x_size, half_size)  # fmt: skip
+    if y_size:
+        _turn(y, y_out, at, batch, token, y_heads, half, y_batch, y_token, y_head, cos_1, cos_2, sin_1, sin_2,
+              back, rounded, y_size, half_size)  # fmt: skip
+
+
+def rotate(x: Sequence[Tensor], cos: Tensor, sin: Tensor, back: bool = False) -> tuple[Tensor, ...]:
+    """One or two, each [B T H D], cos and sin [B T D] or [1 T D] -> each [B T H D]; `back`: the transpose of that map.
 
     With angles as narrow as x products are rounded as torch rounds them; with wider ones the sum alone is.
     """
-    batch, tokens, heads, width = x.shape
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    first, last = x[0], x[-1]
+    batch, tokens, _, width = first.shape
+    outs = tuple(torch.empty(one.shape, dtype=one.dtype, device=one.device) for one in x)
     cos, sin = cos.expand(batch, tokens, width), sin.expand(batch, tokens, width)
     assert cos.stride() == sin.stride()
-    if x.numel():
+    if first.numel():
         _rotate[(batch * tokens,)](
-            x, cos, sin, out, tokens, heads, width // 2, *x.stride()[:3], *cos.stride()[:2], back=back,
-            rounded=cos.dtype == x.dtype, heads_size=triton.next_power_of_2(heads),
+            first, last, cos, sin, outs[0], outs[-1], tokens, width // 2, first.shape[2], *first.stride()[:3],
+            last.shape[2], *last.stride()[:3], *cos.stride()[:2], back=back, rounded=cos.dtype == first.dtype,
+            x_size=triton.next_power_of_2(first.shape[2]),
+            y_size=triton.next_power_of_2(last.shape[2]) if len(x) > 1 else 0,
             half_size=triton.next_power_of_2(width // 2), num_warps=4, enable_fp_fusion=False,
         )  # fmt: skip
-    return out
+    return outs

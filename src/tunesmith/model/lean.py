@@ -22,7 +22,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tunesmith.kernels.gate import Act, gated
 from tunesmith.kernels.lookup import lookup
-from tunesmith.kernels.lora import Part, gated_lora, lora_linears
+from tunesmith.kernels.lora import Part, learns, lora_linears
+from tunesmith.kernels.mlp import lora_mlp
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
 from tunesmith.kernels.processor import onednn_is_quicker
@@ -148,7 +149,7 @@ class LeanAttention(_Swapped):
         *query, key, value = self._made(hidden_states, getattr(past_key_values, "asks_no_query", False))
         if hasattr(own, "q_norm"):
             query, key = [own.q_norm(one) for one in query], own.k_norm(key)
-        query, key = [rotate(one, *position_embeddings) for one in query], rotate(key, *position_embeddings)
+        *query, key = rotate([*query, key], *position_embeddings)
         key, value = key.transpose(1, 2), value.transpose(1, 2)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, own.layer_idx)
@@ -176,12 +177,12 @@ class LeanMLP(_Swapped):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., d] -> [..., d]."""
-        made = outputs(hidden_states, [getattr(self, name) for name in self.inputs])
+        inputs = [getattr(self, name) for name in self.inputs]
+        parts = parts_of([*inputs, self.down_proj], hidden_states)
+        if parts is not None and (hidden_states.requires_grad or learns(parts[:-1])):
+            return lora_mlp(hidden_states, parts[:-1], self.act, parts[-1])
+        made = outputs(hidden_states, inputs)
         gates, up = made if len(made) == 2 else made[0].chunk(2, dim=-1)
-        learns = gates.requires_grad or up.requires_grad
-        part = part_of(self.down_proj, up) if learns else None
-        if part is not None:
-            return gated_lora(gates, up, self.act, part)
         hidden = gated(gates, up, self.act)
         del made, gates, up  # or they would stand beside the output where nothing is kept
         return self.down_proj(hidden)
@@ -189,11 +190,14 @@ class LeanMLP(_Swapped):
 
 def outputs(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
     """What linear layers make of one input: at once where one of them carries an update, else each by itself."""
-    parts = [part_of(layer, x) for layer in layers]
-    whole = [part for part in parts if part is not None]
-    if len(whole) == len(layers) and any(part.a is not None for part in whole):
-        return lora_linears(x, whole)
-    return [layer(x) for layer in layers]
+    parts = parts_of(layers, x)
+    return [layer(x) for layer in layers] if parts is None else lora_linears(x, parts)
+
+
+def parts_of(layers: Sequence[Any], x: Tensor) -> list[Part] | None:
+    """Linear layers as parts of a node; None where one can be none, or nothing is gained since none has an update."""
+    parts = [part for layer in layers if (part := part_of(layer, x)) is not None]
+    return parts if len(parts) == len(layers) and any(part.a is not None for part in parts) else None
 
 
 def part_of(layer: Any, x: Tensor) -> Part | None:

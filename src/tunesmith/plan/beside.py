@@ -47,7 +47,7 @@ class Beside:
     `input`: the layer's own input is kept, shared with its neighbours unless `own`. `_back`: only where the input
     needs a gradient. `again`: of what is fixed, the bytes that a second call makes anew (autocast remembers its casts
     of weights that train, and of no others). `mask`: bytes a token. `node`: it is computed within ours
-    (kernels/lora.py), which casts weights anew in each pass. `work`: multiply-adds a token.
+    (kernels/lora.py, mlp.py), which keeps s A, and B where it was cast. `work`: multiply-adds a token.
     """
 
     linear: Linear
@@ -121,30 +121,39 @@ def _lora(tuning: Lora | LoraDrop, facts: ModelFacts, layer: int, cast: bool) ->
     targets = targets_of(tuning.targets, facts, layer)
     if isinstance(tuning, Lora) and tuning.variant == "dora":
         return [_dora(linear, rank, dropout, cast) for linear in targets]
-    return [
-        Beside(
-            linear,
-            input=True,
-            kept=rank,
-            mask=linear.inputs * dropout,
-            node=True,
-            work=rank * (linear.inputs + linear.outputs),
-        )
-        for linear in targets
-    ]
+    return [_in_node(linear, rank, cast, input=True, mask=linear.inputs * dropout) for linear in targets]
+
+
+def _in_node(
+    linear: Linear, rank: int, cast: bool, input: bool = False, mask: int = 0, joined: bool = False
+) -> Beside:
+    """An update computed within a node; joined: its B is laid together of several, and so kept in any case."""
+    fixed = rank * linear.inputs * (HALF if cast else FP32)
+    fixed += rank * linear.outputs * (HALF if cast else FP32 * joined)
+    return Beside(
+        linear,
+        input=input,
+        kept=rank,
+        fixed=fixed,
+        again=fixed,
+        mask=mask,
+        node=True,
+        work=rank * (linear.inputs + linear.outputs),
+    )
 
 
 def _dora(linear: Linear, rank: int, dropout: bool, cast: bool) -> Beside:
-    """The row lengths of W + s B A, and the layer's own output before it is scaled."""
+    """The row lengths of W + s B A, and the output before it is scaled; in fp32 by a node, that keeps s A."""
+    of_a = rank * linear.inputs * FP32 * (not cast and not dropout)
     return Beside(
         linear,
         input=True,
         own=dropout,
         kept=rank + linear.outputs,
         wide_back=linear.inputs * dropout,
-        fixed=rank * linear.outputs * HALF * cast + 2 * linear.outputs * FP32,
+        fixed=rank * linear.outputs * HALF * cast + 2 * linear.outputs * FP32 + of_a,
         fixed_back=rank * linear.inputs * HALF * cast,
-        again=2 * linear.outputs * FP32,
+        again=2 * linear.outputs * FP32 + of_a,
         work=rank * (linear.inputs + linear.outputs),
     )
 
@@ -152,18 +161,8 @@ def _dora(linear: Linear, rank: int, dropout: bool, cast: bool) -> Beside:
 def _joined(tuning: LowRank, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]:
     """Frozen updates stand beside the one that trains: one update of all their ranks, laid side by side."""
     rank = tuning.rank * _parts(tuning)
-    return [
-        Beside(
-            linear,
-            input=True,
-            kept=rank,
-            fixed=rank * (linear.inputs + linear.outputs) * FP32,
-            again=rank * (linear.inputs + linear.outputs) * FP32,
-            node=True,
-            work=rank * (linear.inputs + linear.outputs),
-        )
-        for linear in targets_of(tuning.targets, facts, layer)
-    ]
+    targets = targets_of(tuning.targets, facts, layer)
+    return [_in_node(linear, rank, cast, input=True, joined=True) for linear in targets]
 
 
 def _parts(tuning: LowRank) -> int:
@@ -181,16 +180,7 @@ def _parts(tuning: LowRank) -> int:
 
 def _lora_fa(tuning: LoraFA, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]:
     """A is frozen: no input is kept."""
-    rank = tuning.rank
-    return [
-        Beside(
-            linear,
-            kept=rank,
-            node=True,
-            work=rank * (linear.inputs + linear.outputs),
-        )
-        for linear in targets_of(tuning.targets, facts, layer)
-    ]
+    return [_in_node(linear, tuning.rank, cast) for linear in targets_of(tuning.targets, facts, layer)]
 
 
 def _vera(tuning: Vera, facts: ModelFacts, layer: int, cast: bool) -> list[Beside]:

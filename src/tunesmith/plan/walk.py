@@ -89,11 +89,11 @@ class Walk:
             )  # fmt: skip
         return flows or trains
 
-    def remakes(self, name: str) -> bool:
-        """Whether a linear layer is part of a node that makes its input again: nothing trains there but an update."""
-        added = self.beside.get(name)
-        trains = any(f"{self.prefix}{name}.{kind}" in self.trains.names for kind in ("weight", "bias"))
-        return not trains and (added is None or added.node)
+    def remakes(self, names: Sequence[str]) -> bool:
+        """Whether linear layers are one node, that makes again what is between them: no more than updates train."""
+        kinds = ("weight", "bias")
+        trains = any(f"{self.prefix}{name}.{kind}" in self.trains.names for name in names for kind in kinds)
+        return not trains and all(one.node for name in names if (one := self.beside.get(name)))
 
     def beside_norm(self, names: Sequence[str], width: int, flows: bool, stream: int) -> bool:
         """A norm of the input that another norm keeps already: only its own statistics are new."""

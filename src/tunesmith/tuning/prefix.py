@@ -170,6 +170,11 @@ class _Before:
     cache: Any
     prefix: Tensor  # Float[Tensor, "2 1 heads n size"]
 
+    @property
+    def asks_no_query(self) -> bool:
+        """As the cache behind has it (model/last_layer.py)."""
+        return getattr(self.cache, "asks_no_query", False)
+
     def update(self, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """key, value: [B heads T size] -> [B heads n+T size]."""
         if self.cache is not None:
