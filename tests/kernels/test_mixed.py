@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu, silu
 
 from tests.kernels.test_product import far_from
 from tests.model.test_lean import TUNINGS, gradients
 from tests.tiny import tiny_model
 from tunesmith.kernels import mixed, product
+from tunesmith.kernels.gate import Act, gate
 from tunesmith.kernels.norm import Spelling, rms_norm
 from tunesmith.model.lean import lean
 from tunesmith.model.load import without_dropout
@@ -46,6 +48,44 @@ def test_gradients_are_those_of_autocast_and_closer_to_the_truth(narrow: bool, w
     assert far_from(ours[2], truth[1]) < 1e-6 < 1e-4 < far_from(plain[2], truth[1])
 
 
+# mutation tried: h remade without up; dW made in bf16 and copied wide; the gradient of up for that of gates
+@pytest.mark.parametrize("halves", [False, True], ids=["apart", "halves"])
+@pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
+def test_a_layer_behind_a_gate_keeps_no_input(act: Act, halves: bool) -> None:
+    torch.manual_seed(0)
+    both, weight, bias = torch.randn(5, 8, 2 * 24).bfloat16(), torch.randn(32, 24), torch.randn(32)
+    slope, kept = torch.randn(5, 8, 32).bfloat16(), list[tuple[int, ...]]()
+
+    def node(gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return mixed.gated_mixed(gates, up, act, weight, bias, torch.bfloat16)
+
+    def plain(gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        acts = {"silu": silu, "gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
+        return torch.nn.functional.linear(acts[act](gates) * up, weight, bias)
+
+    def found(way: Any, kind: torch.dtype) -> list[Tensor]:
+        given = [
+            t.to(kind if kind == torch.float64 else t.dtype).requires_grad_() for t in (both, weight, bias)
+        ]
+        gates, up = given[0].chunk(2, -1) if halves else (t.contiguous() for t in given[0].chunk(2, -1))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind != torch.float64):
+            out = way(gates, up, *given[1:])
+        out.backward(slope.to(out.dtype))
+        return [out.detach(), *(t.grad for t in given if t.grad is not None)]
+
+    truth = found(plain, torch.float64)
+    ours, theirs = found(node, torch.bfloat16), found(plain, torch.bfloat16)
+    assert [t.dtype for t in ours] == [t.dtype for t in theirs]
+    for mine, other, exact in zip(ours, theirs, truth, strict=True):
+        assert far_from(mine, exact) <= 1.01 * far_from(other, exact) + 1e-7
+    hidden = gate(*(t.flatten(0, 1).contiguous() for t in both.detach().chunk(2, -1)), act)
+    of_weight = slope.double().flatten(0, 1).t() @ hidden.double()
+    assert far_from(ours[2], of_weight) < 1e-6 < 1e-4 < far_from(theirs[2], of_weight)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        node(*(t.requires_grad_() for t in (both[..., :24], both[..., 24:], weight, bias)))
+    assert kept == [(5, 8, 24), (5, 8, 24), (32, 24)]
+
+
 def test_what_trains_in_fp32_on_a_card_under_autocast_goes_that_way(monkeypatch: pytest.MonkeyPatch) -> None:
     class OnCard(Tensor):
         is_cuda = True  # type: ignore[assignment]
@@ -76,12 +116,18 @@ def test_a_whole_model_learns_what_it_learns_by_autocast(
         taken.append(weight)
         return mixed.mixed_linear(x, weight, bias, torch.bfloat16)
 
+    def behind_a_gate(gates: Tensor, up: Tensor, act: Act, weight: Tensor, *others: Any) -> Tensor:
+        taken.append(weight)
+        return mixed.gated_mixed(gates, up, act, weight, others[0], torch.bfloat16)
+
     monkeypatch.setattr(product, "mixed_linear", node)
+    monkeypatch.setattr("tunesmith.model.lean.gated_mixed", behind_a_gate)
     for kind in ("truth", "autocast", "node"):
         asked = kind == "node"  # the head is no such layer: it has its own way, without autocast
-        monkeypatch.setattr(
-            product, "is_mixed", lambda *_, asked=asked: asked and torch.is_autocast_enabled("cpu")
-        )
+        for user in ("tunesmith.kernels.product", "tunesmith.model.lean"):
+            monkeypatch.setattr(
+                f"{user}.is_mixed", lambda *_, asked=asked: asked and torch.is_autocast_enabled("cpu")
+            )
         lm = tiny_model(family, hidden_size=64, intermediate_size=160)
         lm = lean(without_dropout(lm.double() if kind == "truth" else lm))
         kinds[kind] = gradients(lm, TUNINGS["full"], kind != "truth", checkpointing)

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.gate import Act, gated
 from tunesmith.kernels.lookup import lookup
 from tunesmith.kernels.lora import Part, learns, lora_linears
+from tunesmith.kernels.mixed import gated_mixed, is_mixed
 from tunesmith.kernels.mlp import lora_mlp
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
@@ -183,9 +185,19 @@ class LeanMLP(_Swapped):
             return lora_mlp(hidden_states, parts[:-1], self.act, parts[-1])
         made = outputs(hidden_states, inputs)
         gates, up = made if len(made) == 2 else made[0].chunk(2, dim=-1)
+        if may_remake(gates, up, self.down_proj):
+            own: Any = self.down_proj
+            return gated_mixed(gates, up, self.act, own.weight, own.bias, computed_in(up))
         hidden = gated(gates, up, self.act)
         del made, gates, up  # or they would stand beside the output where nothing is kept
         return self.down_proj(hidden)
+
+
+def may_remake(gates: Tensor, up: Tensor, down: Any) -> bool:
+    """Whether the layer behind a gate trains on a card, so that its input, made again, need not be kept."""
+    heard = down._forward_hooks or down._forward_pre_hooks
+    flows = gates.requires_grad and up.requires_grad
+    return flows and is_plain(down) and not heard and is_mixed(up, down.weight)
 
 
 def outputs(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:

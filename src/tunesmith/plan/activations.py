@@ -174,7 +174,7 @@ def _feed_forward(walk: Walk, facts: ModelFacts, norm: bool, inside: str) -> boo
     family = facts.spelling
     learns = [walk.linear(name, norm, inside) for name in family.mlp_in]
     walk.add(_mlp_kept(facts, learns) * walk.size.compute)
-    remade = family.gated and any(learns) and walk.remakes([*family.mlp_in, family.mlp_out])
+    remade = family.gated and any(learns) and walk.remakes(family.mlp_in, family.mlp_out)
     return walk.linear(family.mlp_out, any(learns), "product", remade=remade)
 
 

@@ -76,7 +76,7 @@ class Walk:
 
     def norm(self, name: str, width: int, groups: int, flows: bool, stream: int, fewer: bool = False) -> bool:
         """What a norm keeps; whether its output needs a gradient."""
-        trains = f"{self.prefix}{name}.weight" in self.trains.names
+        trains = self._trains(name, "weight")
         saved, fixed = norm_bytes(self.kind, width, groups, flows, trains, stream)
         self.add(saved, fewer)
         self.fixed += fixed
@@ -89,11 +89,17 @@ class Walk:
             )  # fmt: skip
         return flows or trains
 
-    def remakes(self, names: Sequence[str]) -> bool:
-        """Whether linear layers are one node, that makes again what is between them: no more than updates train."""
-        kinds = ("weight", "bias")
-        trains = any(f"{self.prefix}{name}.{kind}" in self.trains.names for name in names for kind in kinds)
+    def remakes(self, before: Sequence[str], behind: str) -> bool:
+        """Whether the layer behind a gate makes its input again: it is one node with those before, of which no more
+        than updates train (kernels/mlp.py), or trains on a card (kernels/mixed.py)."""
+        if behind not in self.beside and self._trains(behind, "weight"):
+            return self.size.compute < FP32 and not self.size.copies
+        names = (*before, behind)
+        trains = any(self._trains(name, kind) for name in names for kind in ("weight", "bias"))
         return not trains and all(one.node for name in names if (one := self.beside.get(name)))
+
+    def _trains(self, name: str, kind: str) -> bool:
+        return f"{self.prefix}{name}.{kind}" in self.trains.names
 
     def beside_norm(self, names: Sequence[str], width: int, flows: bool, stream: int) -> bool:
         """A norm of the input that another norm keeps already: only its own statistics are new."""
@@ -116,17 +122,16 @@ class Walk:
         remade: its input is made again in the backward pass, and not kept.
         """
         linear, added = self.linears[name], self.beside.get(name)
-        trains = f"{self.prefix}{name}.weight" in self.trains.names
+        trains = self._trains(name, "weight")
         if self.size.copies and trains and flows:
             self.fixed += linear.inputs * linear.outputs * self.size.compute
         if added:
             wide = (added.wide + added.wide_back * flows) * FP32
             self.add(added.kept * self.size.compute + wide + added.mask, fewer)
             self.fixed += added.fixed + added.fixed_back * flows + added.again * twice
-        if trains or (added and added.input and not remade):
+        if not remade and (trains or (added and added.input)):
             own = source in self.wide or bool(added and added.own)
             if own or source not in self.kept:
                 self.add(linear.inputs * self.size.compute, fewer)
                 self.kept |= set() if own else {source}
-        bias = f"{self.prefix}{name}.bias" in self.trains.names
-        return flows or trains or added is not None or bias
+        return flows or trains or added is not None or self._trains(name, "bias")
