@@ -40,6 +40,8 @@ CELLS = {  # name: model, method, rows, tokens a step, cap in GiB (performance.m
         "step_tokens": 4096,
         "cap_gib": 8.0,
     },
+    "8b-qlora-4096": {"model": "8b", "method": "qlora", "length": 4096, "step_tokens": 16384},
+    "8b-lora-32k": {"model": "8b", "method": "lora", "length": 32768, "step_tokens": 32768},
     "8b-freeze-2": {"model": "8b", "method": "freeze", "length": 4096, "step_tokens": 16384},
     "8b-freeze-2-kept": {
         "model": "8b",
@@ -102,6 +104,7 @@ def main() -> None:
     parser.add_argument(
         "--profile", action="store_true", help="a kernel table of our step beside the results"
     )
+    parser.add_argument("--warm", type=int, help="steps before those that are timed; 3 if not given")
     parser.add_argument("--no-checks", action="store_true")
     parser.add_argument(
         "--unsloth-path", default="", help="packages that Unsloth alone needs, an older TRL say"
@@ -124,7 +127,7 @@ def main() -> None:
             left, began = end - time.monotonic(), time.monotonic()
             if left < 20:
                 break
-            job = {"name": name, **CELLS[name]}
+            job = {"name": name, **CELLS[name], **({"warm": asked.warm} if asked.warm else {})}
             if asked.profile and who == "tunesmith":
                 job["profile"] = str(asked.out / f"profile-{name}.txt")
             first = asked.unsloth_path if who == "unsloth" else ""

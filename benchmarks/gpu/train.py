@@ -12,8 +12,13 @@ from typing import Any
 import torch
 from shapes import PEAK_FLOPS, config_values, flops_a_token, rows
 
-WARM, TIMED = 3, 5
+TIMED = 5
 RATE = 1e-4
+
+
+def warm(job: dict[str, Any]) -> int:
+    """Steps before those that are timed."""
+    return int(job.get("warm", 3))
 
 
 def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[str, Any]:
@@ -34,7 +39,7 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
     clock = Clock(device)
     kept = keep_trunk(taking.tuned.model, values) if job.get("kept") else None
 
-    steps = rows(job, WARM + TIMED, values["vocab_size"])
+    steps = rows(job, warm(job) + TIMED, values["vocab_size"])
     coming: dict[int, list[Any]] = {}
 
     def samples_of(number: int) -> list[Any]:
@@ -132,10 +137,11 @@ def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any], here: Any)
     from tunesmith.plan.forecast import RunShape, make_plan
 
     length = job["length"] or 800
+    steps = warm(job) + TIMED
+    tokens = job["step_tokens"] * steps
     shape = RunShape(
-        steps=WARM + TIMED, tokens=job["step_tokens"] * (WARM + TIMED), targets=job["step_tokens"] * (WARM + TIMED),
-        step_tokens=job["step_tokens"], longest=length, rows=8,
-    )  # fmt: skip
+        steps=steps, tokens=tokens, targets=tokens, step_tokens=job["step_tokens"], longest=length, rows=8
+    )
     if job.get("cap_gib"):
         here = replace(here, memory_bytes=int(job["cap_gib"] * 2**30))
     return make_plan(recipe, facts_from_config(values), shape, here)
@@ -166,15 +172,19 @@ class Clock:
         self.norms.append(norm)
 
     def result(self, job: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-        """Rates after the warm-up. MFU = arithmetic of the method (shapes.flops_a_token) x rate / 989 TFLOP/s."""
-        seconds = self.times[-1] - self.times[WARM - 1]
-        rate = sum(self.targets[WARM:]) / seconds
+        """Rates after the warm-up. MFU = arithmetic of the method (shapes.flops_a_token) x rate / 989 TFLOP/s.
+
+        step_seconds: of each step but the first, where what a contestant compiles on the way would show.
+        """
+        seconds = self.times[-1] - self.times[warm(job) - 1]
+        rate = sum(self.targets[warm(job) :]) / seconds
         cuda = self.device != "cpu"
         return {
             "tokens_per_second": rate,
             "mfu": rate * flops_a_token(job, values, job["length"] or 230) / PEAK_FLOPS,
             "peak_bytes": torch.cuda.max_memory_reserved() if cuda else 0,
             "allocated_bytes": torch.cuda.max_memory_allocated() if cuda else 0,
+            "step_seconds": [round(b - a, 3) for a, b in zip(self.times, self.times[1:])],
             "losses": self.losses, "norms": self.norms,
         }  # fmt: skip
 
@@ -203,7 +213,7 @@ def trl(job: dict[str, Any], values: dict[str, Any], device: str, liger: bool) -
         model.requires_grad_(False)
         model.model.layers[-2:].requires_grad_(True)
     clock = Clock(device)
-    made = rows(job, WARM + TIMED, values["vocab_size"])
+    made = rows(job, warm(job) + TIMED, values["vocab_size"])
     flat = [ids.tolist() for step in made for ids in step]
     longest = max(map(len, flat))
     if job["length"] is None:
@@ -211,7 +221,7 @@ def trl(job: dict[str, Any], values: dict[str, Any], device: str, liger: bool) -
         longest = 4096
     batch = max(1, job["step_tokens"] // longest)
     arguments = SFTConfig(
-        output_dir="/tmp/tunesmith-gpu-peer", per_device_train_batch_size=batch, max_steps=WARM + TIMED,
+        output_dir="/tmp/tunesmith-gpu-peer", per_device_train_batch_size=batch, max_steps=warm(job) + TIMED,
         learning_rate=RATE, lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[],
         bf16=device != "cpu", gradient_checkpointing=bool(job.get("cap_gib")), use_cpu=device == "cpu",
         disable_tqdm=True, use_liger_kernel=liger, max_grad_norm=1.0,
@@ -288,13 +298,13 @@ def unsloth(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[st
             if logs and "loss" in logs:
                 clock.tick(job["step_tokens"], float(logs["loss"]), float(logs.get("grad_norm", math.nan)))
 
-    flat = [ids.tolist() for step in rows(job, WARM + TIMED, values["vocab_size"]) for ids in step]
+    flat = [ids.tolist() for step in rows(job, warm(job) + TIMED, values["vocab_size"]) for ids in step]
     cap(job, device)
     SFTTrainer(
         model=model, processing_class=words, callbacks=[Ticking()],
         train_dataset=Dataset.from_dict({"input_ids": flat, "labels": flat}),
         args=SFTConfig(
-            output_dir="/tmp/tunesmith-gpu-peer", max_steps=WARM + TIMED, learning_rate=RATE, logging_steps=1,
+            output_dir="/tmp/tunesmith-gpu-peer", max_steps=warm(job) + TIMED, learning_rate=RATE, logging_steps=1,
             per_device_train_batch_size=max(1, job["step_tokens"] // (job["length"] or 4096)), bf16=True,
             lr_scheduler_type="constant", save_strategy="no", report_to=[], disable_tqdm=True, max_length=4096,
             packing=job["length"] is None, optim="adamw_torch_fused",
