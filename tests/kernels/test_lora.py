@@ -1,6 +1,7 @@
 """LoRA's nodes equal PEFT's layer by layer form, in value and in every gradient."""
 
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -9,9 +10,10 @@ from torch.nn.functional import gelu, silu
 
 from tests.tiny import FAMILIES, random_samples, tiny_model
 from tunesmith.data.loader import collate
+from tunesmith.kernels import mlp
 from tunesmith.kernels.dropout import Dropout
 from tunesmith.kernels.gate import gated
-from tunesmith.kernels.lora import Part, add_to_update, lora_linear, lora_linears
+from tunesmith.kernels.lora import Layers, Part, add_to_update, lora_linear, lora_linears
 from tunesmith.kernels.mlp import lora_mlp
 from tunesmith.model.last_layer import WATCHED
 from tunesmith.model.lean import lean
@@ -135,6 +137,25 @@ def test_the_feed_forward_part_is_right_in_float64(act, ranks, monkeypatch):
     gates, up = made if len(made) == 2 else made[0].chunk(2, -1)
     torch.testing.assert_close(node(x, *flat), _updated(ACTS[act](gates) * up, down))
     torch.testing.assert_close(gated(gates, up, act), ACTS[act](gates) * up)
+
+
+# mutation tried: gate and up held until the output is there
+def test_without_gradients_gate_and_up_are_gone_before_the_output_is_made(monkeypatch):
+    parts = [Part(_wide(o, i), None, *_low(o, i, 2)) for o, i in ((9, 7), (9, 7), (7, 9))]
+    seen, there = [], []
+    gate, outputs = mlp.gate, Layers.outputs
+    monkeypatch.setattr(mlp, "gate", lambda *given: seen.extend(map(weakref.ref, given[:2])) or gate(*given))
+
+    def watched(*given):
+        there.append([one() is not None for one in seen])
+        return outputs(*given)
+
+    monkeypatch.setattr(Layers, "outputs", watched)
+    lora_mlp(_wide(5, 7), parts[:2], "silu", parts[2])
+    with torch.no_grad():
+        seen.clear()
+        lora_mlp(_wide(5, 7), parts[:2], "silu", parts[2])
+    assert there == [[], [True, True], [], [False, False]]
 
 
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])

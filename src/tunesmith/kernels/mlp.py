@@ -23,7 +23,8 @@ from tunesmith.kernels.product import mm_wide
 
 def lora_mlp(x: Tensor, inputs: Sequence[Part], act: Act, down: Part) -> Tensor:
     """x [..., d] -> [..., o]. inputs: gate and up, or one layer that gives both, side by side."""
-    return _LoraMLP.apply(x, inputs, act, down, computed_in(x), *factors([*inputs, down]))
+    keeps = torch.is_grad_enabled()
+    return _LoraMLP.apply(x, inputs, act, down, computed_in(x), keeps, *factors([*inputs, down]))
 
 
 def _halves(made: Sequence[Any]) -> tuple[Any, Any]:
@@ -35,7 +36,14 @@ def _halves(made: Sequence[Any]) -> tuple[Any, Any]:
 class _LoraMLP(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, inputs: Sequence[Part], act: Act, down: Part, dtype: torch.dtype, *given: Any
+        ctx: Any,
+        x: Tensor,
+        inputs: Sequence[Part],
+        act: Act,
+        down: Part,
+        dtype: torch.dtype,
+        keeps: bool,
+        *given: Tensor | None,
     ) -> Tensor:
         ctx.shape, ctx.given, ctx.act = x.shape, x.dtype, act
         layers, last = Layers.of(dtype, inputs), Layers.of(dtype, [down])
@@ -44,13 +52,13 @@ class _LoraMLP(torch.autograd.Function):
         inner = layers.inner(flat, masks)
         made = layers.outputs(flat, flat.shape, [part.bias for part in inputs], inner)
         hidden = gate(*_halves(made), act)
-        if not any(ctx.needs_input_grad):
-            made = ()  # or they would stand beside the output where nothing is kept
+        if not keeps:
+            made = ()  # or they would stand beside the output
         last_masks = masks_of(hidden, [down])
         last_inner = last.inner(hidden, last_masks)
         [out] = last.outputs(hidden, (*x.shape[:-1], hidden.shape[1]), [down.bias], last_inner)
         ctx.layers, ctx.last = layers.emptied(), last.emptied()
-        asked = any(ctx.needs_input_grad[5:-2:2])  # only a gradient of A asks for x
+        asked = any(ctx.needs_input_grad[6:-2:2])  # only a gradient of A asks for x
         ctx.save_for_backward(
             flat if asked else None, *made, *inner, *layers.saved(), *last_inner, *last.saved(),
             *(last_masks or [None]), *masks,
@@ -72,8 +80,8 @@ class _LoraMLP(torch.autograd.Function):
         of_inner, of_b = layers.grads_inner(rows, inner), layers.grads_b(rows, inner)
         of_x = layers.grad_x(rows, of_inner, masks).view(ctx.shape).to(ctx.given) if needs[0] else None
         of_a = [None] * count if flat is None else layers.grads_a(flat, of_inner, masks)
-        found = wanted(needs[5:], [*of_a, *last.scaled([last_of_a])], [*of_b, *last_of_b])
-        return of_x, None, None, None, None, *found
+        found = wanted(needs[6:], [*of_a, *last.scaled([last_of_a])], [*of_b, *last_of_b])
+        return of_x, None, None, None, None, None, *found
 
 
 def _middle_back(
