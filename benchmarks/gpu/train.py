@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+import numpy as np
 import torch
 from shapes import PEAK_FLOPS, config_values, flops_a_token, rows
 
@@ -74,8 +75,6 @@ def tunesmith(job: dict[str, Any], values: dict[str, Any], device: str) -> dict[
 
 def keep_trunk(model: Any, values: dict[str, Any]) -> Any:
     """States that rows bring from the disk in later epochs, as random numbers in memory; the trunk is let go of."""
-    import numpy as np
-
     from tunesmith.model.forward import causal_lm
     from tunesmith.model.trunk import DEPTH, STORED, find_trunk, let_go
 
@@ -135,16 +134,24 @@ def planned(recipe: Any, values: dict[str, Any], job: dict[str, Any], here: Any)
 
     from tunesmith.model.facts import facts_from_config
     from tunesmith.plan.forecast import RunShape, make_plan
+    from tunesmith.plan.summary import DataSummary
 
-    length = job["length"] or 800
-    steps = warm(job) + TIMED
-    tokens = job["step_tokens"] * steps
-    shape = RunShape(
-        steps=steps, tokens=tokens, targets=tokens, step_tokens=job["step_tokens"], longest=length, rows=8
+    lengths = np.array(
+        [len(ids) for step in rows(job, warm(job) + TIMED, values["vocab_size"]) for ids in step]
     )
+    tokens, longest = int(lengths.sum()), int(lengths.max())
+    shape = RunShape(
+        steps=warm(job) + TIMED, tokens=tokens, targets=tokens, step_tokens=job["step_tokens"], longest=longest,
+        rows=len(lengths),
+    )  # fmt: skip
+    summary = DataSummary(
+        rows=len(lengths), targets=tokens, epochs=1.0, longest=longest, cut_share=0.0, sources=1, most_repeats=1.0,
+        attended=float((lengths**2).sum() / tokens), formats=frozenset({"text"}), validation_rows=0, template="none",
+        usual_longest=longest,
+    )  # fmt: skip
     if job.get("cap_gib"):
         here = replace(here, memory_bytes=int(job["cap_gib"] * 2**30))
-    return make_plan(recipe, facts_from_config(values), shape, here)
+    return make_plan(recipe, facts_from_config(values), shape, here, summary)
 
 
 def randomise(named: Any) -> None:

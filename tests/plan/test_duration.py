@@ -64,7 +64,7 @@ def test_a_processor_is_measured_and_a_card_is_looked_up() -> None:
     assert 1e7 < measured.bytes < 1e13
     assert measured.score_seconds > 0
     card = find_speed(Device("cuda", "NVIDIA H200", 2**37, bf16=True), FACTS, bf16=True)
-    assert card.flops == pytest.approx(0.85 * 790e12)
+    assert card.flops == pytest.approx(0.9 * 790e12)
     unknown = find_speed(Device("cuda", "Card of tomorrow", 2**37, bf16=True), FACTS, bf16=True)
     assert 0 < unknown.flops < card.flops
 

@@ -24,7 +24,7 @@ from tunesmith.tuning.footprint import trainable_parameters
 
 # Share of the rate of a card's products that a step's own reach, and what an operator takes to be started there: held
 # against LoRA, QLoRA, freeze and full tuning of 8B and LoRA of 0.5B on an H200 (docs/plan.md, the card table).
-CARD_SHARE = 0.85
+CARD_SHARE = 0.9
 # Held against steps of three models, three methods and two lengths on one processor core (docs/plan.md).
 FLOPS_SHARE = 0.92  # of the rate just measured, over all the products of a step
 # A byte that a layer writes on its way forward is written and read so often, there and on the way back; more where
@@ -37,7 +37,7 @@ BUS = 20e9  # bytes a second, pinned, each way: PCIe 4.0 x16
 PAGED_TRAFFIC = 50  # bytes of a card's own traffic that take as long as one over the bus to it
 # Of a layer there and back, of an adapter beside it, and each time that a weight in 4 bits is made wide.
 OPERATORS_PER_LAYER, OPERATORS_PER_ADAPTER, OPERATORS_PER_WIDENING = 110, 14, 5
-CARD_OPERATOR_SECONDS = 40e-6
+CARD_OPERATOR_SECONDS = 34e-6
 # On a processor, what numpy takes to add eight numbers so many times over; longer where other threads must be woken.
 # Held against eleven runs on a Zen 5 with one thread and with two (docs/plan.md).
 ADDITIONS, WOKEN = 120, 1.5
