@@ -65,7 +65,8 @@ def test_a_layer_behind_a_gate_keeps_no_input(act: Act, halves: bool) -> None:
 
     def found(way: Any, kind: torch.dtype) -> list[Tensor]:
         given = [
-            t.to(kind if kind == torch.float64 else t.dtype).requires_grad_() for t in (both, weight, bias)
+            t.detach().clone().to(kind if kind == torch.float64 else t.dtype).requires_grad_()
+            for t in (both, weight, bias)
         ]
         gates, up = given[0].chunk(2, -1) if halves else (t.contiguous() for t in given[0].chunk(2, -1))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind != torch.float64):
