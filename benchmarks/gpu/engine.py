@@ -31,7 +31,7 @@ def stepper(recipe: Any, device: str, dtype: torch.dtype, autocast: bool, recomp
     method = build(recipe.tuning)
     tuned = method.prepare(model, Setting())
     if recomputed:
-        checkpoint_layers(tuned.model, recomputed)
+        checkpoint_layers(tuned.model, recomputed, recipe.compute.offload == "checkpoints")
     groups = method.parameter_groups(tuned, recipe.optim)
     optimizer = make_optimizer(groups, (0.9, 0.999), recipe.optim.optimizer)
     set_rate(optimizer, recipe.optim.lr)

@@ -51,6 +51,21 @@ CELLS = {  # name: model, method, rows, tokens a step, cap in GiB (performance.m
         "kept": True,
     },
     "0.5b-lora-4096": {"model": "0.5b", "method": "lora", "length": 4096, "step_tokens": 4096},
+    "8b-lora-64k-offload": {  # every layer recomputed, its input in the main memory
+        "model": "8b",
+        "method": "lora",
+        "length": 65536,
+        "step_tokens": 65536,
+        "warm": 1,
+        "compute": {"checkpointing": "full", "offload": "checkpoints"},
+    },
+    "8b-full-paged": {
+        "model": "8b",
+        "method": "full",
+        "length": 4096,
+        "step_tokens": 16384,
+        "optimizer": "paged_adamw_8bit",
+    },
     "8b-full-4096": {"model": "8b", "method": "full", "length": 4096, "step_tokens": 16384},
 }
 TARGETS = {  # tokens a second on one H200

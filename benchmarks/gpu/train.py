@@ -122,9 +122,11 @@ def recipe_of(
         "lora": {"method": "lora", "rank": 16}, "qlora": {"method": "qlora", "rank": 16, "tables": 8},
         "freeze": {"method": "freeze", "last_layers": 2}, "full": {"method": "full"},
     }[job["method"]]  # fmt: skip
+    optimizer = job.get("optimizer", "adamw_8bit" if job["method"] == "full" else "adamw")
     return parse({
         "model": {"from_config": values, "tokenizer": "none"}, "data": {"train": "none.jsonl"}, "tuning": tuning,
-        "optim": {"lr": RATE, "optimizer": "adamw_8bit" if job["method"] == "full" else "adamw"}, "compute": compute,
+        "optim": {"lr": RATE, "optimizer": optimizer},
+        "compute": {**job.get("compute", {}), **compute},
     }), values  # fmt: skip
 
 
