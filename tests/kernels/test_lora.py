@@ -139,6 +139,37 @@ def test_the_feed_forward_part_is_right_in_float64(act, ranks, monkeypatch):
     torch.testing.assert_close(gated(gates, up, act), ACTS[act](gates) * up)
 
 
+# mutation tried: A rounded before it is scaled by two thirds; its gradient scaled by 1
+def test_in_bf16_the_feed_forward_part_is_no_further_from_float64_than_layer_by_layer():
+    torch.manual_seed(0)
+    shapes = ((96, 64), (96, 64), (64, 96))
+    weights = [(torch.randn(o, i) / i**0.5).bfloat16() for o, i in shapes]
+    low = [(torch.randn(8, i) / i**0.5, torch.randn(o, 8) / 8) for o, i in shapes]
+    x, slope = torch.randn(2, 200, 64).bfloat16(), torch.randn(2, 200, 64)
+
+    def found(kind, node):
+        wide = kind == torch.float64
+        given = x.detach().to(kind).requires_grad_()
+        pairs = [
+            [t.detach().clone().to(kind if wide else t.dtype).requires_grad_() for t in pair] for pair in low
+        ]
+        *inputs, down = [Part(w.to(kind), None, *pair, scaling=2 / 3) for w, pair in zip(weights, pairs)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not wide):
+            if node:
+                out = lora_mlp(given, inputs, "silu", down)
+            else:
+                gates, up = (_updated(given, part) for part in inputs)
+                out = _updated(silu(gates) * up, down)
+        out.backward(slope.to(out.dtype))
+        return [out.detach(), given.grad, *(t.grad for pair in pairs for t in pair)]
+
+    exact = found(torch.float64, False)
+    ours, theirs = found(torch.bfloat16, True), found(torch.bfloat16, False)
+    for mine, other, true in zip(ours, theirs, exact, strict=True):
+        off = [float((one.double() - true).norm() / true.norm()) for one in (mine, other)]
+        assert off[0] < 1.05 * off[1], (tuple(true.shape), off)
+
+
 # mutation tried: gate and up held until the output is there
 def test_without_gradients_gate_and_up_are_gone_before_the_output_is_made(monkeypatch):
     parts = [Part(_wide(o, i), None, *_low(o, i, 2)) for o, i in ((9, 7), (9, 7), (7, 9))]
