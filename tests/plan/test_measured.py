@@ -54,7 +54,7 @@ def test_a_place_that_cannot_be_written_is_no_fault(monkeypatch: pytest.MonkeyPa
 
 
 def test_where_little_was_measured_the_error_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    # mutation tried: what five rows of one card say, for all cards
+    # mutation tried: what some rows of one card say, for all cards
     assert stated("cuda", "a card").rows == OF_CARDS, "those that come with the package"
     assert stated("cuda", "a card").share == pytest.approx(0.05)
     monkeypatch.setattr(measured, "PACKAGED", Path("none.json"))

@@ -74,7 +74,7 @@ class Layers:
         """Casts factors, and lays those of A together."""
         scales = [part.scaling / kept_share(part.dropout) for part in parts]
         ranks = [0 if part.a is None else len(part.a) for part in parts]
-        b = [_rank_0(part, dtype)[1] if part.b is None else part.b.to(dtype) for part in parts]
+        b = [_none(part, dtype, "b") if part.b is None else part.b.to(dtype) for part in parts]
         return cls([part.weight for part in parts], _stacked(parts, scales, dtype), b, ranks, scales, dtype)
 
     def saved(self) -> list[Tensor | None]:
@@ -110,23 +110,22 @@ class Layers:
         """Each part's output, [..., o]; no views, for OLMo clips them in place."""
         return tuple(self._output(place, x, shape, bias[place], one) for place, one in enumerate(inner))
 
-    def plain_output(self, place: int, x: Tensor, shape: Sequence[int], bias: Tensor | None) -> Tensor:
-        """One part's without its update; a weight that was made wide for it is gone when the next one's is made."""
-        return linear(x.view(*shape), self.wide(place), None if bias is None else bias.to(self.dtype))
-
     def _output(
         self, place: int, x: Tensor, shape: Sequence[int], bias: Tensor | None, inner: Tensor
     ) -> Tensor:
-        """Of one part. On a card the update goes first: the large product then adds to what it finds, for next to
-        nothing, where the small one would read and write all of it anew (20 ms of a step of 8B on an H200)."""
-        b = self.b[place]
+        """Of one part; a weight that was made wide for it is gone when the next one's is made.
+
+        On a card the update goes first: the large product then adds to what it finds, for next to nothing, where the
+        small one would read and write all of it anew (20 ms of a step of 8B on an H200).
+        """
+        w, b = self.wide(place), self.b[place]
+        bias = None if bias is None else bias.to(self.dtype)
         if not x.is_cuda or not b.shape[1]:
-            out = self.plain_output(place, x, shape, bias)
+            out = linear(x.view(*shape), w, bias)
             out.view(-1, len(b)).addmm_(inner, b.t())
             return out
         out = x.new_empty(*shape[:-1], len(b))
-        bias = None if bias is None else bias.to(self.dtype)
-        add_to_update(out.view(-1, len(b)), x, self.wide(place), bias, inner, b)
+        add_to_update(out.view(-1, len(b)), x, w, bias, inner, b)
         return out
 
     def grads_inner(self, grads: Sequence[Tensor | None], inner: Sequence[Tensor]) -> list[Tensor]:
@@ -183,18 +182,18 @@ def add_to_update(
     out.addmm_(x, weight.t())
 
 
-def _rank_0(part: Part, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """An update that is none: a [0 i], b [o 0]."""
+def _none(part: Part, dtype: torch.dtype, factor: str) -> Tensor:
+    """A factor of rank 0: a [0 i] or b [o 0]."""
     outputs, inputs = getattr(part.weight, "quant_state", part.weight).shape
-    like: Any = {"dtype": dtype, "device": part.weight.device}
-    return torch.empty(0, inputs, **like), torch.empty(outputs, 0, **like)
+    shape = (0, inputs) if factor == "a" else (outputs, 0)
+    return torch.empty(shape, dtype=dtype, device=part.weight.device)
 
 
 def _stacked(parts: Sequence[Part], scales: Sequence[float], dtype: torch.dtype) -> Tensor:
     """All s A, one below the other: [R i]."""
     low = [(part.a, scale) for part, scale in zip(parts, scales) if part.a is not None]
     if not low:
-        return _rank_0(parts[0], dtype)[0]
+        return _none(parts[0], dtype, "a")
     (first, scale), *others = low
     if any(one != scale for _, one in others):
         return torch.cat([a * one for a, one in low]).to(dtype)

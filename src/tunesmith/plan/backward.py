@@ -41,13 +41,14 @@ def _live(load: Load, trains: Trains, compute: int, asking: float) -> tuple[floa
     largest = max(linear.inputs * linear.outputs for linear in facts.linears)
     own = largest * FP32 if trains.embedding and load.tuning.base == "none" else 0
     own += 0 if load.tuning.base == "none" else largest * compute  # one 4-bit weight at a time
-    beside = (
-        min(asking, walked_rows(facts.intermediate_size, load.device == "cuda")) * facts.intermediate_size
-    )
-    ranks = _ranks_within(load, trains)
-    if any(ranks):  # the gradient of the input, and those of what is r wide, of gate and up side by side too
-        beside = max(beside, asking * (facts.hidden_size + 2 * ranks[0] + ranks[1]))
-    mlp = 2 * asking * facts.intermediate_size + beside
+    walked = min(asking, walked_rows(facts.intermediate_size, load.device == "cuda"))
+    more = walked * facts.intermediate_size
+    before, behind = _ranks_within(load, trains)
+    if (
+        before or behind
+    ):  # the gradient of the input, and those of what is r wide, of gate and up side by side too
+        more = max(more, asking * (facts.hidden_size + 2 * before + behind))
+    mlp = 2 * asking * facts.intermediate_size + more
     attention = (asking + 2 * load.computed) * facts.attention_size * load.attended
     # capped scores, made again: raw, capped, masked, their shares and two gradients
     scores = 6 * asking * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
@@ -58,9 +59,7 @@ def _ranks_within(load: Load, trains: Trains) -> tuple[int, int]:
     """Ranks of the updates that are computed within the feed-forward part: before and behind its gate. Told by the
     last layer; none where it is not one node."""
     spelling = load.facts.spelling
-    found = {one.linear.name: one for one in trains.beside(load.facts.layers - 1, load.bf16) if one.node}
-    before, behind = (
-        sum(found[name].kept for name in names if name in found and spelling.gated)
-        for names in (spelling.mlp_in, [spelling.mlp_out])
-    )
-    return before, behind
+    if not spelling.gated:
+        return 0, 0
+    ranks = {one.linear.name: one.kept for one in trains.beside(load.facts.layers - 1, load.bf16) if one.node}
+    return sum(ranks.get(name, 0) for name in spelling.mlp_in), ranks.get(spelling.mlp_out, 0)

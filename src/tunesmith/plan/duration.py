@@ -22,8 +22,8 @@ from tunesmith.plan.memory import FOUR_BIT_BYTES, STATE_BYTES, Load
 from tunesmith.plan.walk import LayerCost
 from tunesmith.tuning.footprint import trainable_parameters
 
-# Share of the rate of a card's products that a step's own reach, and what an operator takes to be started there: held
-# against LoRA, QLoRA, freeze and full tuning of 8B and LoRA of 0.5B on an H200 (docs/plan.md, the card table).
+# Share of the rate of a card's products that a step's own reach; like CARD_OPERATOR_SECONDS, what an operator takes to
+# be started there, held against steps on H200s (docs/plan.md, the card table).
 CARD_SHARE = 0.9
 # Held against steps of three models, three methods and two lengths on one processor core (docs/plan.md).
 FLOPS_SHARE = 0.92  # of the rate just measured, over all the products of a step
