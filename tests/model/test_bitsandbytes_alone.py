@@ -29,20 +29,63 @@ def run(code: str, place: Path) -> str:
 
 
 def test_what_needs_bitsandbytes_asks_no_hub_for_a_kernel(tmp_path: Path) -> None:
-    # mutation tried: `_without` that lets it be imported
+    # mutation tried: `without` that lets it be imported
     (tmp_path / "kernels.py").write_text(KERNELS)
     (tmp_path / "bitsandbytes.py").write_text(BITSANDBYTES)
-    code = "import tunesmith.model.bitsandbytes_alone, bitsandbytes; import kernels; print(kernels.__name__)"
+    code = "from tunesmith.model import bitsandbytes_alone as b; b.load(); import kernels; print(kernels.__name__)"
     assert run(code, tmp_path) == "kernels"
     assert not (tmp_path / "asked").exists()
     run("import bitsandbytes", tmp_path)
     assert (tmp_path / "asked").exists()  # and without us it does ask
 
 
-def test_methods_are_built_with_it_on_board(tmp_path: Path) -> None:
-    """The real one; it asks on processors with AVX512-BF16 only."""
-    # mutation tried: build.py without its first import
+ADAPT = """
+import sys
+from pathlib import Path
+import torch
+import tunesmith.tuning.build
+from peft import AdaLoraConfig, IA3Config, LoraConfig, import_utils
+from transformers import LlamaConfig, LlamaForCausalLM
+from tunesmith.tuning.peft_methods import wrap
+from tunesmith.tuning.several import attach_several
+
+def base():
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=64))
+
+lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+adapted = wrap(base(), lora, 0)
+adapted.save_pretrained("PLACE")
+attach_several(base(), {"first": Path("PLACE"), "second": Path("PLACE")})
+wrap(base(), AdaLoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM", total_step=9), 0)
+wrap(base(), IA3Config(target_modules=["down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"), 0)
+"""
+
+
+def test_adapters_on_a_plain_base_never_load_it(tmp_path: Path) -> None:
+    # mutations tried: peft_alone.py whose own import hides nothing; `injecting` without only_if_loaded
     (tmp_path / "kernels.py").write_text(KERNELS)
-    code = "import tunesmith.tuning.load, tunesmith.tuning.build, peft; print('bitsandbytes' in sys.modules)"
-    assert run(code, tmp_path) == "True"
+    code = ADAPT.replace("PLACE", str(tmp_path / "adapter")) + "print('bitsandbytes' in sys.modules)"
+    assert run(f"exec({code!r})", tmp_path) == "False"
+    assert not (tmp_path / "asked").exists()
+
+
+def test_a_base_in_four_bits_is_adapted_after_a_plain_one(tmp_path: Path) -> None:
+    """PEFT keeps its answer whether there is a bitsandbytes: the one for a plain base must not last."""
+    # mutations tried: the answers not cleared afterwards; only_if_loaded that hides what is loaded
+    (tmp_path / "kernels.py").write_text(KERNELS)
+    code = (
+        ADAPT.replace("PLACE", str(tmp_path / "adapter"))
+        + """
+from tunesmith.model.quantised import Held, hold
+there = import_utils.is_bnb_available()
+quantised = hold(base(), Held("nf4", False, (), 16))
+quantised.is_loaded_in_4bit = True  # as transformers says of what it loaded so
+held = wrap(quantised, lora, 0)
+print(type(held.base_model.model.model.layers[0].self_attn.q_proj).__name__, there)
+"""
+    )
+    assert run(f"exec({code!r})", tmp_path) == "Linear4bit True"
     assert not (tmp_path / "asked").exists()

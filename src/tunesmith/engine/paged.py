@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tunesmith.model import bitsandbytes_alone
+
 _PAGED = ("state1", "state2")
 
 
@@ -16,6 +18,7 @@ def make_paged(
     groups: list[dict[str, Any]], betas: tuple[float, float], eps: float, *, eight_bit: bool
 ) -> torch.optim.Optimizer:
     """Moments in fp32, or in 8 bits as bitsandbytes has them."""
+    bitsandbytes_alone.load()
     from bitsandbytes.optim import PagedAdamW, PagedAdamW8bit
 
     made: Any = (PagedAdamW8bit if eight_bit else PagedAdamW)(groups, lr=0.0, betas=betas, eps=eps)

@@ -11,7 +11,7 @@ FP32 = 4
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 LEAST_ROWS = 16
 # Of a head that does not train, on a processor (running.py): words of a block, and logits that are made at once
-RUNNING_WORDS, RUNNING_ELEMENTS = 2048, 2**21
+RUNNING_WORDS, RUNNING_ELEMENTS = 1024, 2**20
 # On a card: bytes of logits and of what is made from them; at most a share of its memory.
 CARD_BYTES, CARD_SHARE = 512 * 2**20, 1 / 32
 TILE_ROWS = 128  # of a matrix product's tile there

@@ -22,6 +22,7 @@ from torch import Tensor
 from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import has_triton
 from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
+from tunesmith.kernels.pages import zeros
 from tunesmith.kernels.product import add_mm, linear, mm
 from tunesmith.kernels.running import losses_and_slopes
 from tunesmith.kernels.tables import Table
@@ -194,7 +195,7 @@ class _SummedLoss(torch.autograd.Function):
             total = torch.zeros((), dtype=wide, device=hidden.device)
             grad_hidden = torch.empty_like(hidden)
             grad_weight, grad_bias, grad_rows = (
-                torch.zeros(x.shape, dtype=wide, device=x.device) if needed and x is not None else None
+                zeros(x.shape, wide, x.device) if needed and x is not None else None
                 for x, needed in zip((weight, bias, rows), ctx.needs_input_grad[1:4])
             )
             chunk = _rows(hidden, weight, dtype)

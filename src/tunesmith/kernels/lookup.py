@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from tunesmith.kernels.pages import zeros
+
 
 def lookup(weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
     """weight [V d], ids Int64[...] -> [..., d]; a token `padding` teaches nothing."""
@@ -41,7 +43,7 @@ class _Lookup(torch.autograd.Function):
             if not pads.is_cpu or bool(pads.any()):
                 grad = grad.masked_fill(pads[:, None], 0)
         if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
+            weight.grad = zeros(weight.shape, weight.dtype, weight.device)
         if not weight.is_cpu:  # sorted first, so that the sum is the same each time
             weight.grad.index_put_((ids,), grad, accumulate=True)
         else:  # one after the other

@@ -30,6 +30,7 @@ from transformers.utils import logging
 from tunesmith.errors import ModelError, Problem
 from tunesmith.kernels import attention
 from tunesmith.kernels.processor import products_kept
+from tunesmith.model import bitsandbytes_alone
 from tunesmith.model.config import read_config
 from tunesmith.model.families import own_forward_reason
 from tunesmith.model.forward import decoder_layers
@@ -162,7 +163,7 @@ def _storage(
     """
     kind = stored_kind(text.to_dict(), str(model.path))
     if kind or held is not None:
-        import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
+        bitsandbytes_alone.load()
     if kind:
         return {"dtype": "auto", "device_map": {"": device}}
     if held is None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tunesmith.kernels.nf4 import dequantise, held_in_four_bits
+from tunesmith.model import bitsandbytes_alone
 from tunesmith.model.forward import decoder_layers
 from tunesmith.model.lean import is_plain
 from tunesmith.model.stored import Kind
@@ -48,7 +49,7 @@ def hold(lm: nn.Module, held: Held | None) -> nn.Module:
     if held is not None:
         hold_tables(lm, held.tables)
     if held is not None and held.kind is not None:
-        import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
+        bitsandbytes_alone.load()
         from tunesmith.model.four_bit import from_dense
 
         for name, layer in list(_held_layers(lm, held.wide)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
+import tunesmith.tuning.peft_alone  # noqa: F401 (first)
 from tunesmith.recipe import (
     IA3,
     AdaLora,

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-import tunesmith.model.bitsandbytes_alone  # noqa: F401 (first)
+import tunesmith.tuning.peft_alone  # noqa: F401 (first)
 from tunesmith.errors import ModelError
 from tunesmith.model.adapted import CONFIG
 from tunesmith.model.forward import causal_lm

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tunesmith.model.families import FAMILIES
 from tunesmith.recipe import IA3, Oft, Optim, Vera
 from tunesmith.tuning.footprint import scaled_parts
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel, decay_matrices
+from tunesmith.tuning.peft_alone import injecting
 from tunesmith.tuning.targets import Wanted
 
 
@@ -32,19 +32,11 @@ def wrap(lm: nn.Module, config: PeftConfig, seed: int) -> PeftModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            with _old_name():
+            with injecting():
                 return get_peft_model(lm, config)
         except ValueError as error:
             what, fix = str(error).splitlines()[0][:300], "name linear layers such as [q_proj, v_proj]"
             raise RecipeError.at("tuning.targets", what, fix) from error
-
-
-@contextmanager
-def _old_name() -> Iterator[None]:
-    """PEFT's constructor asks for is_gradient_checkpointing, an old name that warns: hush that alone."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        yield
 
 
 def peft_targets(wanted: Wanted) -> str | list[str]:
@@ -68,7 +60,7 @@ def attach_adapter(lm: nn.Module, folder: Path, name: str = "default") -> PeftMo
     PEFT only warns where the file lacks what the config promises: such an adapter would answer like its base.
     """
     try:
-        with _old_name(), warnings.catch_warnings(record=True) as heard:
+        with injecting(), warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
             found = PeftModel.from_pretrained(lm, folder, adapter_name=name, is_trainable=False)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
