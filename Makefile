@@ -38,7 +38,7 @@ audit: $(VENV)/.installed-dev
 		$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip -s osv; \
 	else echo "audit: the database of faults cannot be reached; docs/audit.md says what is known"; fi
 
-bench: $(VENV)/.installed-dev $(PEERS)/trl/.installed $(PEERS)/llama_factory/.installed
+bench: $(VENV)/.installed $(PEERS)/trl/.installed $(PEERS)/llama_factory/.installed
 	$(BIN)/python benchmarks/cpu_peers.py --rounds $(ROUNDS) $(addprefix --cell ,$(CELL)) \
 		--peers $(PEERS)/trl/bin/python --llama-factory $(PEERS)/llama_factory/bin/python
 	$(BIN)/python benchmarks/first_step.py

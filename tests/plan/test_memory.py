@@ -346,7 +346,8 @@ def test_the_head_holds_one_chunk_of_logits_and_never_a_second(targets: int, tra
     facts = replace(BASE.facts, vocab_size=vocabulary, hidden_size=size)
     tuning = TUNINGS["full" if trains else "lora"]
     forecast = chunk_bytes(replace(BASE, facts=facts, targets=targets, frozen_bytes=4, tuning=tuning), 4)
-    assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=1e-2)
+    # beside it stand a dozen numbers a row, for a block's four thousand bytes
+    assert most - trains * vocabulary * size * 4 == pytest.approx(forecast, rel=1.5e-2)
 
 
 # mutation tried: saved_bytes told of no documents attended where they stand
@@ -368,5 +369,4 @@ def test_what_products_by_onednn_make_beside_is_in_the_forecast(monkeypatch: pyt
     monkeypatch.setenv("TUNESMITH_ONEDNN", "1")
     assert products("lora", "backward of a layer") == 4 * min(2**19, 4096 * hidden)
     assert products("full", "backward of a layer") == 4 * 4096 * hidden
-    assert products("lora", "loss") == products("full", "update") == 0
-    assert 0 < products("full", "loss") <= 4 * 2**19
+    assert products("lora", "loss") == products("full", "loss") == products("full", "update") == 0

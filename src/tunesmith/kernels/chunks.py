@@ -10,7 +10,7 @@ FP32 = 4
 # fewer.
 CHUNK_ROWS, CHUNK_ELEMENTS, MOST_ELEMENTS = 256, 4_000_000, 40_000_000
 LEAST_ROWS = 16
-# Of a head that does not train, on a processor (running.py): words of a block, and logits that are made at once
+# On a processor (running.py): words of a block, and, of a head that does not train, logits that are made at once
 RUNNING_WORDS, RUNNING_ELEMENTS = 1024, 2**20
 # On a card: bytes of logits and of what is made from them; at most a share of its memory.
 CARD_BYTES, CARD_SHARE = 512 * 2**20, 1 / 32
@@ -47,11 +47,9 @@ def running_shape(vocabulary: int) -> tuple[int, int]:
 def bytes_a_logit(compute: int, fused: bool, learns: bool = True) -> int:
     """Bytes alive for a logit at the dearest moment; compute: of an element as products are computed.
 
-    fused: one kernel turns logits into their gradient in place; else they stand in fp32 beside those computed.
+    fused: one kernel turns logits into their gradient in place; else they stand in fp32 until all are summed.
     learns: a gradient is wanted; else their logarithms stand beside them.
     """
     if not learns:
         return 2 * FP32
-    if not fused:
-        return FP32 + (compute if compute != FP32 else 0)
-    return compute
+    return compute if fused else FP32

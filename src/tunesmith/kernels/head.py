@@ -4,6 +4,7 @@
     logits = cap(scale (hidden W^T + bias))      cap(z) = c tanh(z / c), where the family has one
     loss = sum of token_weight * (cross-entropy + z_loss * logsumexp(logits)^2)
            token_weight = 1, where none are given; z_loss (Chowdhery et al. 2022, arXiv:2204.02311, section 5) = 0
+On a card a kernel makes a chunk's gradient in place (triton_head.py); else blocks of words are walked (running.py).
 The gradient is formed in the forward pass, so nothing is computed twice and a frozen head costs no weight gradient.
 Log-probabilities of single tokens, for objectives that weigh them later, are made by the same chunks.
 Loss and gradient equal torch.nn.functional.cross_entropy (tests, float64).
@@ -13,7 +14,7 @@ Shapes: n learnt tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,10 +22,17 @@ from torch import Tensor
 
 from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import has_triton
-from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, walked_rows
-from tunesmith.kernels.pages import zeros
+from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk
+from tunesmith.kernels.pages import empty, zeros
 from tunesmith.kernels.product import add_mm, linear, mm
-from tunesmith.kernels.running import losses_and_slopes
+from tunesmith.kernels.running import (
+    Gradients,
+    Logits,
+    losses_and_gradients,
+    losses_and_slopes,
+    shape_for,
+    weigh,
+)
 from tunesmith.kernels.tables import Table
 
 
@@ -114,11 +122,6 @@ def summed_loss(
     )
 
 
-def weigh(losses: Tensor, token_weights: Tensor | None) -> Tensor:
-    """Each token's loss times its weight. [n], [n] -> [n]"""
-    return losses if token_weights is None else losses * token_weights.to(losses.dtype)
-
-
 def _raw(hidden: Tensor, weight: Tensor | Table, bias: Tensor | None, scale: float) -> Tensor:
     """Logits before the cap."""
     return _widened(product(hidden, _cast(weight, hidden.dtype), bias), scale)
@@ -162,15 +165,15 @@ def _cap(logits: Tensor, softcap: float | None) -> Tensor:
     return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 
-def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor, per_row: Tensor) -> None:
-    """total += slopes (hidden per_row), in the dtype of the total: [V d], [V n], [n d], [n 1].
+def _add_product(total: Tensor, slopes: Tensor, hidden: Tensor) -> None:
+    """total += slopes hidden, in the dtype of the total: [V d], [V n], [n d].
 
     On a card products of 16 bits are summed in 32 by the matrix units; a product in 32 takes ten times as long.
     """
     if total.is_cuda and hidden.dtype != total.dtype:
-        torch.addmm(total, slopes, hidden * per_row.to(hidden.dtype), out_dtype=total.dtype, out=total)
+        torch.addmm(total, slopes, hidden, out_dtype=total.dtype, out=total)
         return
-    add_mm(total, slopes.to(total.dtype), hidden.to(total.dtype) * per_row)
+    add_mm(total, slopes.to(total.dtype), hidden.to(total.dtype))
 
 
 class _SummedLoss(torch.autograd.Function):
@@ -189,36 +192,28 @@ class _SummedLoss(torch.autograd.Function):
         z_loss: float,
     ) -> Tensor:
         dtype = computed_in(hidden)
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        fused = _fused_on(hidden, dtype)
+        place = zeros if fused or not len(hidden) else empty
+        grad_weight, grad_bias, grad_rows = (
+            make(x.shape, wide, x.device) if needed and x is not None else None
+            for make, x, needed in zip((place, place, zeros), (weight, bias, rows), ctx.needs_input_grad[1:4])
+        )
+        grad_hidden = torch.empty_like(hidden) if fused else torch.zeros_like(hidden, dtype=wide)
+        into = Gradients(grad_hidden, grad_weight, grad_bias, grad_rows, ids)
+        add = _add_fused if fused else _add_walked
+        total, chunk = torch.zeros((), dtype=wide, device=hidden.device), _rows(hidden, weight, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
-            cast = _cast(weight, dtype)
-            wide = torch.float64 if dtype == torch.float64 else torch.float32
-            total = torch.zeros((), dtype=wide, device=hidden.device)
-            grad_hidden = torch.empty_like(hidden)
-            grad_weight, grad_bias, grad_rows = (
-                zeros(x.shape, wide, x.device) if needed and x is not None else None
-                for x, needed in zip((weight, bias, rows), ctx.needs_input_grad[1:4])
-            )
-            chunk = _rows(hidden, weight, dtype)
+            logits = Logits(_cast(weight, dtype) if fused else weight, bias, scale, softcap)
             for begin in range(0, hidden.shape[0], chunk):
-                h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
-                w = None if token_weights is None else token_weights[begin : begin + chunk]
-                loss, grad, per_row = _slopes(h, cast, bias, t, w, scale, softcap, z_loss)
-                total += loss.sum()
-                if grad_bias is not None:
-                    grad_bias += per_row[:, 0] @ grad
-                grad = grad.to(dtype)
-                # each row's factor goes on the narrow side: nothing but the exponential walks along V twice
-                grad_hidden[begin : begin + chunk] = _product_back(grad, cast).mul_(per_row)
-                if grad_rows is not None:
-                    _add_product(grad_rows, grad[:, ids].t(), h, per_row)
-                if grad_weight is not None:
-                    _add_product(grad_weight, grad.t(), h, per_row)
-                del grad  # or it would live beside the logits of the next chunk
+                some = slice(begin, begin + chunk)
+                h, w = hidden[some].to(dtype), None if token_weights is None else token_weights[some]
+                total += add(h, logits, targets[some], w, z_loss, into, some)
         kept = [
             g.to(x.dtype) if g is not None and isinstance(x, Tensor) else None
             for g, x in zip((grad_weight, grad_bias, grad_rows), (weight, bias, rows))
         ]
-        ctx.save_for_backward(grad_hidden, *kept)
+        ctx.save_for_backward(grad_hidden.to(hidden.dtype), *kept)
         ctx.given = False
         return total
 
@@ -232,6 +227,43 @@ class _SummedLoss(torch.autograd.Function):
         # in place: no second table beside the first
         weight, bias, rows = (g if g is None else g.mul_(scale) for g in kept)
         return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 6
+
+
+def _add_walked(
+    hidden: Tensor,
+    logits: Logits,
+    targets: Tensor,
+    token_weights: Tensor | None,
+    z_loss: float,
+    into: Gradients,
+    some: slice,
+) -> Tensor:
+    """The summed loss of some tokens, by blocks of words; their gradients go into `into`. hidden [c d]."""
+    words = shape_for(hidden, logits.weight.shape[0])[1]
+    mine = replace(into, hidden=into.hidden[some])
+    first = some.start == 0
+    return losses_and_gradients(hidden, logits, targets, token_weights, z_loss, words, mine, first).sum()
+
+
+def _add_fused(
+    hidden: Tensor,
+    logits: Logits,
+    targets: Tensor,
+    token_weights: Tensor | None,
+    z_loss: float,
+    into: Gradients,
+    some: slice,
+) -> Tensor:
+    """The same, where one kernel makes loss and gradient in place of the logits of all words."""
+    loss, grad = _fused(hidden, logits, targets, token_weights, z_loss)
+    if into.bias is not None:
+        into.bias.add_(grad.sum(0, dtype=into.bias.dtype))
+    into.hidden[some] = _product_back(grad, logits.weight)
+    if into.rows is not None:
+        _add_product(into.rows, grad[:, into.ids].t(), hidden)
+    if into.weight is not None:
+        _add_product(into.weight, grad.t(), hidden)
+    return loss.sum()
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -248,24 +280,24 @@ class _TokenLosses(torch.autograd.Function):
         softcap: float | None,
         z_loss: float,
     ) -> Tensor:
-        trains = any(ctx.needs_input_grad[1:3])
-        if not trains and hidden.is_cpu:
+        trains, dtype = any(ctx.needs_input_grad[1:3]), computed_in(hidden)
+        assert not (trains and z_loss), "use summed_loss"
+        ctx.scale, ctx.softcap, ctx.dtype = scale, softcap, dtype
+        kept = (hidden, weight, bias, targets) if trains else ()
+        if not _fused_on(hidden, dtype):
             each, slopes = _running(hidden, weight, bias, targets, scale, softcap, z_loss)
-            ctx.save_for_backward(slopes)
+            ctx.save_for_backward(slopes, *kept)
             return each
-        assert not z_loss, "use summed_loss"
-        dtype = computed_in(hidden)
         losses, slopes = [], torch.empty_like(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
-            cast, chunk = _cast(weight, dtype), _rows(hidden, weight, dtype)
+            logits, chunk = Logits(_cast(weight, dtype), bias, scale, softcap), _rows(hidden, weight, dtype)
             for begin in range(0, hidden.shape[0], chunk):
-                h, t = hidden[begin : begin + chunk].to(dtype), targets[begin : begin + chunk]
-                loss, grad, per_row = _slopes(h, cast, bias, t, None, scale, softcap)
+                some = slice(begin, begin + chunk)
+                loss, grad = _fused(hidden[some].to(dtype), logits, targets[some], None, z_loss)
                 losses.append(loss)
-                slopes[begin : begin + chunk] = _product_back(grad.to(dtype), cast).mul_(per_row)
-                del grad
-        ctx.save_for_backward(slopes, *((hidden, weight, bias, targets) if trains else ()))
-        ctx.scale, ctx.softcap, ctx.dtype = scale, softcap, dtype
+                slopes[some] = _product_back(grad, logits.weight)
+                del grad  # or it would live beside the logits of the next chunk
+        ctx.save_for_backward(slopes, *kept)
         return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
@@ -309,66 +341,12 @@ def _fused_on(place: Tensor, dtype: torch.dtype) -> bool:
     return place.is_cuda and dtype != torch.float64 and has_triton()
 
 
-def _slopes(
-    hidden: Tensor,
-    weight: Tensor | Table,
-    bias: Tensor | None,
-    targets: Tensor,
-    token_weights: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    z_loss: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A chunk's losses, and their derivative by hidden W^T + bias as (matrix, factor of each row)."""
-    logits = product(hidden, weight, bias)
-    if fused(logits):
-        from tunesmith.kernels import triton_head
+def _fused(
+    hidden: Tensor, logits: Logits, targets: Tensor, token_weights: Tensor | None, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    """A chunk's losses, each weighted, and their derivative by hidden W^T + bias, in place of the logits."""
+    from tunesmith.kernels import triton_head
 
-        loss = triton_head.loss_and_gradient(logits, targets, token_weights, scale, softcap, z_loss)
-        return loss, logits, logits.new_ones(len(logits), 1)
-    return _loss_and_slope(_widened(logits, scale), targets, token_weights, scale, softcap, z_loss)
-
-
-def _loss_and_slope(
-    raw: Tensor,
-    targets: Tensor,
-    token_weights: Tensor | None,
-    scale: float,
-    softcap: float | None,
-    z_loss: float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A chunk's losses, each weighted, and their derivative by hidden W^T + bias as (matrix, factor of each row).
-
-    The matrix is made in place of the logits: exp(z - max), less its row's sum where the target stands.
-    """
-    logits, slope = raw, None
-    if softcap is not None:
-        logits = raw.div_(softcap).tanh_()
-        slope = logits.square().neg_().add_(1)  # d cap(z) / dz = 1 - tanh(z / c)^2
-        logits.mul_(softcap)
-    hit = logits.gather(1, targets[:, None])[:, 0]
-    most, total = _exponentials(logits)
-    norm = most + total.log()
-    loss, factor, taken = norm - hit, scale / total, total
-    if z_loss:
-        loss = loss + z_loss * norm**2
-        more = 1 + 2 * z_loss * norm  # d loss / d logits = more softmax - onehot
-        factor, taken = factor * more, total / more
-    # d loss / d logits = softmax - onehot, times the row's sum
-    logits[torch.arange(len(targets), device=targets.device), targets] -= taken
-    if slope is not None:
-        logits *= slope
-    return weigh(loss, token_weights), logits, weigh(factor, token_weights)[:, None]
-
-
-def _exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(z - max) in place, a few rows at a time while they are in the cache: (max, sum) of each row."""
-    most, total = (logits.new_empty(logits.shape[0]) for _ in range(2))
-    rows = walked_rows(logits.shape[1], logits.is_cuda)
-    for begin in range(0, len(logits), rows):
-        some = slice(begin, begin + rows)
-        z = logits[some]
-        torch.amax(z, 1, out=most[some])
-        z.sub_(most[some, None]).exp_()
-        torch.sum(z, 1, out=total[some])
-    return most, total
+    made = product(hidden, logits.weight, logits.bias)
+    scale, softcap = logits.scale, logits.softcap
+    return triton_head.loss_and_gradient(made, targets, token_weights, scale, softcap, z_loss), made

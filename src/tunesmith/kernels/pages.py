@@ -1,4 +1,4 @@
-"""A large table of zeros in large pages: a new gradient of a vocabulary costs a page fault for each 4 KiB, else.
+"""A large table in large pages: a new gradient of a vocabulary costs a page fault for each 4 KiB, else.
 
 152,064 words of 512 numbers are 297 MiB, 76,000 faults: in a virtual machine a tenth of a step (docs/log.md).
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -17,14 +18,19 @@ HUGE = 2**21  # bytes of a large page
 _ADVICE = 14  # MADV_HUGEPAGE, linux/mman.h
 
 
-def zeros(shape: tuple[int, ...] | torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+def zeros(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """As torch.zeros."""
-    made = torch.empty(shape, dtype=dtype, device=device)
+    return empty(shape, dtype, device).zero_()
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """As torch.empty."""
+    made = torch.empty(*shape, dtype=dtype, device=device)
     size = made.numel() * made.itemsize
     if made.is_cpu and size >= LEAST:
         first = -(-made.data_ptr() // HUGE) * HUGE
         _advise()(first, size - (first - made.data_ptr()), _ADVICE)  # refused: pages stay small
-    return made.zero_()
+    return made
 
 
 @cache

@@ -1,9 +1,11 @@
-"""Cross-entropy of a head that does not train, on a processor: blocks of words, each gone through once.
+"""Cross-entropy on a processor: logits of a block of words at a time, while they are in the cache.
 
-    logits of a block [n b], while they are in the cache -> exp(z - most so far), their sum, what they pull hidden to
-    a higher maximum later fades what was summed before: Milakov & Gimelshein 2018, arXiv:1805.02867
-Of the weight each row is read once, made wide once where it is held in few bits, and no more than n b logits exist. The
-target is left out of the sum of rows, for p - 1 from numbers rounded to 16 bits would be noise where p is near 1.
+    a head that does not train    logits [n b] -> exp(z - most so far), their sum, what they pull hidden to; gone
+    one that does                 the same, but exp(z - most so far) stay until all is summed; then each becomes its
+                                  gradient, goes through both products, and is gone
+A higher maximum later fades what was summed before: Milakov & Gimelshein 2018, arXiv:1805.02867. Of the weight each row
+is read once (twice), made wide once where it is held in few bits. The target is left out of the sum of rows, for
+p - 1 from numbers rounded to 16 bits would be noise where p is near 1.
 Equal to torch.nn.functional.cross_entropy in value and gradient (tests, float64).
 
 Shapes: n learnt tokens, d hidden size, V vocabulary, b words of a block.
@@ -12,11 +14,12 @@ Shapes: n learnt tokens, d hidden size, V vocabulary, b words of a block.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from tunesmith.kernels.chunks import running_shape
+from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk, running_shape
 from tunesmith.kernels.product import add_mm, by_onednn, mm
 from tunesmith.kernels.tables import Table
 
@@ -35,7 +38,7 @@ def losses_and_slopes(
 
     hidden [n d] in the dtype of the products, targets [n]; scale, softcap and z_loss as in head.py.
     """
-    rows, words = running_shape(weight.shape[0])
+    rows, words = shape_for(hidden, weight.shape[0])
     logits = Logits(weight, bias, scale, softcap)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     losses = torch.empty(len(hidden), dtype=wide, device=hidden.device)
@@ -43,18 +46,100 @@ def losses_and_slopes(
     for begin in range(0, len(hidden), rows):
         some = slice(begin, begin + rows)
         h, t, mine = hidden[some], targets[some], None if pull is None else pull[some]
-        most, total, hit = _sums(h, t, logits, words, mine)
-        norm = most + total.log()
-        losses[some] = norm - hit
+        sums = _summed(h, t, logits, words, mine)
+        losses[some] = sums.losses(z_loss)
         if mine is not None:
-            more = 1 + 2 * z_loss * norm  # of a loss + z norm^2
-            own = more * (hit - norm).exp() - 1 if z_loss else torch.expm1(hit - norm)
-            own *= scale if softcap is None else logits.slope(hit).mul_(scale)
-            mine.mul_((scale * more / total)[:, None])
-            mine.addcmul_(logits.take(t, wide), own[:, None])
-        if z_loss:
-            losses[some] += z_loss * norm**2
+            each, own = sums.slopes(logits, z_loss)
+            mine.mul_(each[:, None]).addcmul_(logits.take(t, wide), own[:, None])
     return losses, pull
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Where a head that trains adds up, in at least fp32: by hidden [n d], weight [V d], bias [V], and by those rows
+    [m d] of a frozen weight that stand at `ids` [m]; None: not asked for."""
+
+    hidden: Tensor
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    rows: Tensor | None = None
+    ids: Tensor | None = None
+
+
+def losses_and_gradients(
+    hidden: Tensor,
+    logits: Logits,
+    targets: Tensor,
+    token_weights: Tensor | None,
+    z_loss: float,
+    words: int,
+    into: Gradients,
+    first: bool,
+) -> Tensor:
+    """Each token's loss in nats, weighted [n]; gradients of their sum are added to `into`.
+
+    `first`: nothing is there yet; the weight's and the bias' are written over, whatever they hold.
+    """
+    sums = Sums.of(hidden)
+    held = [_exponentials(hidden, logits, targets, block, sums) for block in logits.blocks(words)]
+    each, own = (weigh(x, token_weights) for x in sums.slopes(logits, z_loss))
+    held.reverse()
+    while held:
+        _add(held.pop(), hidden, logits, each, own, sums.most, into, first)
+    return weigh(sums.losses(z_loss), token_weights)
+
+
+# a block's words, exp(z - most) cap' of them [n b], where targets stand in it, and `most` [n]
+Held = tuple[slice, Tensor, tuple[Tensor, Tensor], Tensor]
+
+
+def _exponentials(hidden: Tensor, logits: Logits, targets: Tensor, block: slice, sums: Sums) -> Held:
+    """Take some words into `sums`, and keep what will be their gradient."""
+    z = logits.of(hidden, logits.rows(block, hidden.dtype), block, None)
+    at = _in_block(targets, block, logits)
+    slope = None if logits.softcap is None else logits.slope(z)
+    sums.take(z, at)
+    if slope is not None:
+        z.mul_(slope)
+    return block, z, at, sums.most.clone()
+
+
+def _add(
+    held: Held,
+    hidden: Tensor,
+    logits: Logits,
+    each: Tensor,
+    own: Tensor,
+    most: Tensor,
+    into: Gradients,
+    first: bool,
+) -> None:
+    """A block's share of the gradients. each, own, most [n]: see Sums, of all words."""
+    block, z, at, then = held
+    z.mul_((each * (then - most).exp_())[:, None])
+    z[at] = own[at[0]]
+    if z.dtype == hidden.dtype:
+        add_mm(into.hidden, z, logits.rows(block, hidden.dtype))
+    else:
+        into.hidden.add_(z.to(hidden.dtype) @ logits.rows(block, hidden.dtype))
+    wide = hidden.to(z.dtype)
+    if into.weight is not None:
+        _put(into.weight[block], mm(z.t(), wide), first)
+    if into.bias is not None:
+        _put(into.bias[block], z.sum(0), first)
+    if into.rows is not None and into.ids is not None:
+        here, places = _in_block(into.ids, block, logits)
+        into.rows[here] += mm(z[:, places].t(), wide)
+
+
+def _put(place: Tensor, made: Tensor, first: bool) -> None:
+    """Write what was made, or add it."""
+    place.copy_(made) if first else place.add_(made)
+
+
+def weigh(losses: Tensor, token_weights: Tensor | None) -> Tensor:
+    """Each token's loss times its weight. [n], [n] -> [n]"""
+    return losses if token_weights is None else losses * token_weights.to(losses.dtype)
 
 
 class Logits:
@@ -96,48 +181,88 @@ class Logits:
         return (capped / self.softcap).square_().neg_().add_(1)
 
 
-def _sums(
-    hidden: Tensor, targets: Tensor, logits: Logits, words: int, pull: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row the highest logit, the sum of exp(z - highest), and its target's logit; [n] each.
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Of each row the highest logit so far, the sum of exp(z - highest), and its target's logit; [n] each."""
 
-    Into `pull` [n d], zeros, goes the sum of exp(z - highest) cap'(z) W over all words but the target.
-    """
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    most = torch.full((len(hidden),), torch.finfo(wide).min, dtype=wide, device=hidden.device)
-    found = most, torch.zeros_like(most), torch.zeros_like(most)
+    most: Tensor
+    total: Tensor
+    hit: Tensor
+
+    @classmethod
+    def of(cls, hidden: Tensor) -> Sums:
+        """Of no word yet."""
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        most = torch.full((len(hidden),), torch.finfo(wide).min, dtype=wide, device=hidden.device)
+        return cls(most, torch.zeros_like(most), torch.zeros_like(most))
+
+    def take(self, z: Tensor, at: tuple[Tensor, Tensor]) -> Tensor:
+        """Take a block in: z [n b] becomes exp(z - highest so far), 0 for targets, which stand at `at`; gives by what
+        all that was summed before fades."""
+        self.hit[at[0]] = z[at]
+        higher = torch.maximum(self.most, z.amax(1))
+        fade = (self.most - higher).exp_()
+        self.most.copy_(higher)
+        self.total.mul_(fade).add_(z.sub_(higher[:, None]).exp_().sum(1))
+        z[at] = 0.0
+        return fade
+
+    def losses(self, z_loss: float) -> Tensor:
+        """[n], in nats."""
+        norm = self.most + self.total.log()
+        return norm - self.hit + z_loss * norm**2 if z_loss else norm - self.hit
+
+    def slopes(self, logits: Logits, z_loss: float) -> tuple[Tensor, Tensor]:
+        """Of a loss by scale hidden W': the factor of each exponential, which is times cap'; and that of the target."""
+        norm = self.most + self.total.log()
+        more = 1 + 2 * z_loss * norm  # of a loss + z norm^2
+        own = more * (self.hit - norm).exp() - 1 if z_loss else torch.expm1(self.hit - norm)
+        own *= logits.scale if logits.softcap is None else logits.slope(self.hit).mul_(logits.scale)
+        return logits.scale * more / self.total, own
+
+
+def shape_for(hidden: Tensor, vocabulary: int) -> tuple[int, int]:
+    """(rows, words) of a block: what a processor's cache holds; elsewhere all words, for who looks which targets stand
+    in a block waits for the card."""
+    if hidden.is_cpu:
+        return running_shape(vocabulary)
+    return rows_per_chunk(vocabulary, 0, bytes_a_logit(hidden.itemsize, False, False)), vocabulary
+
+
+def _in_block(ids: Tensor, block: slice, logits: Logits) -> tuple[Tensor, Tensor]:
+    """(which, place within the block) of the ids that stand in it."""
+    if block.stop - block.start == logits.weight.shape[0]:
+        return torch.arange(len(ids), device=ids.device), ids
+    here = ((ids >= block.start) & (ids < block.stop)).nonzero()[:, 0]
+    return here, ids[here] - block.start
+
+
+def _summed(hidden: Tensor, targets: Tensor, logits: Logits, words: int, pull: Tensor | None) -> Sums:
+    """Walk all words; into `pull` [n d], zeros, goes the sum of exp(z - highest) cap'(z) W but for the target."""
+    sums = Sums.of(hidden)
     width = min(words, logits.weight.shape[0])
     place = None if by_onednn(hidden) else hidden.new_empty(len(hidden), width)
     for block in logits.blocks(words):
-        _add_block(hidden, targets, logits, block, place, *found, pull)
-    return found
+        _pull(hidden, targets, logits, block, place, sums, pull)
+    return sums
 
 
-def _add_block(
+def _pull(
     hidden: Tensor,
     targets: Tensor,
     logits: Logits,
     block: slice,
     place: Tensor | None,
-    most: Tensor,
-    total: Tensor,
-    hit: Tensor,
+    sums: Sums,
     pull: Tensor | None,
 ) -> None:
-    """Take some words into what _sums has so far."""
+    """Take some words into what _summed has so far; nothing of them stays."""
     rows = logits.rows(block, hidden.dtype)
     z = logits.of(hidden, rows, block, place)
-    here = ((targets >= block.start) & (targets < block.stop)).nonzero()[:, 0]
-    at = here, targets[here] - block.start
-    hit[here] = z[at]
     slope = None if logits.softcap is None or pull is None else logits.slope(z)
-    higher = torch.maximum(most, z.amax(1))
-    fade = (most - higher).exp_()
-    most.copy_(higher)
-    total.mul_(fade).add_(z.sub_(higher[:, None]).exp_().sum(1))
+    fade = sums.take(z, _in_block(targets, block, logits))
     if pull is None:
         return
-    z[at] = 0.0
     if slope is not None:
         z.mul_(slope)
     pull.mul_(fade[:, None])

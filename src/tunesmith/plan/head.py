@@ -24,18 +24,13 @@ def head_bytes(load: Load, compute: int, table: int) -> tuple[float, float]:
     return logits + learnt, logits + table
 
 
-def _alive(load: Load, compute: int, learns: bool = True) -> int:
-    """Bytes alive for each logit of a chunk."""
-    return _slope(load, learns) + bytes_a_logit(compute, load.device == "cuda", learns)
-
-
-def _slope(load: Load, learns: bool) -> int:
-    """Bytes of a soft cap's derivative by a logit, which stands beside it but on a card, where a kernel makes it."""
-    return FP32 * (learns and load.device != "cuda" and load.facts.spelling.softcap is not None)
+def _slope(load: Load) -> int:
+    """Bytes of a soft cap's derivative by a logit, which stands beside a block of them; on a card a kernel makes it."""
+    return FP32 * (load.device != "cuda" and load.facts.spelling.softcap is not None)
 
 
 def in_blocks(load: Load, learns: bool = True) -> bool:
-    """Whether a block of words is made after the other (kernels/running.py): on a processor, nothing of it learnt."""
+    """Whether a block of words is gone when the next is made (kernels/running.py): on a processor, nothing learnt."""
     spelling, found = load.facts.spelling, footprint(load.tuning, load.facts)
     weight = spelling.embedding if load.facts.tied else spelling.head
     moves = {f"{weight}.weight", f"{spelling.head}.bias"} & (found.names | found.rows.keys())
@@ -47,31 +42,40 @@ def head_rows(load: Load, compute: int, learns: bool = True) -> int:
     if in_blocks(load, learns):
         return running_shape(load.facts.vocab_size)[0]
     card = load.card_bytes if load.device == "cuda" else None
-    return rows_per_chunk(load.facts.vocab_size, card, _alive(load, compute, learns))
+    alive = bytes_a_logit(compute, load.device == "cuda", learns)
+    return rows_per_chunk(load.facts.vocab_size, card, alive)
 
 
 def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
-    """Logits of a chunk, or of a block of words, and what is made from them; the head's weight, cast, where it is
-    stored wider.
+    """Logits of a chunk, and what is made of them, all words' or a block's; the head's weight, cast, where it is
+    stored wider: a block of it at a time on a processor, all of it on a card, a piece where it is in few bits.
 
-    A head in few bits is cast a piece or a block at a time. Where nothing is learnt logarithms stand beside the logits.
+    Where nothing is learnt logarithms stand beside the logits.
     """
     facts, rows = load.facts, min(load.asked, head_rows(load, compute, learns))
-    stored = FP32 if load.trains.head(facts) else load.frozen_bytes
-    runs, table = in_blocks(load, learns), load.facts.embedding_parameters
-    words = running_shape(facts.vocab_size)[1] if runs else facts.vocab_size
-    at_once = words * facts.hidden_size if runs else table
-    cast = at_once * compute if stored != compute else 0
-    if load.tuning.tables != 16:
-        wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
-        if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
-            wide = compute if load.device == "cuda" else 1 + 2 * FP32
-        cast = min(at_once, PIECE_ELEMENTS, table) * wide
-    hidden = load.asked * facts.hidden_size * compute
-    if not runs:
+    if load.device == "cuda":
+        hidden = load.asked * facts.hidden_size * compute
         summed = rows * facts.hidden_size * FP32 * (load.tuning.tables != 16)  # over the pieces
-        return rows * words * _alive(load, compute, learns) + hidden + cast + summed
-    narrow = compute != FP32
-    logit = FP32 + compute * narrow + _slope(load, learns)
-    pull = load.asked * facts.hidden_size * FP32 + rows * facts.hidden_size * compute * narrow
-    return rows * words * logit + hidden * narrow + pull * learns + cast
+        alive = bytes_a_logit(compute, True, learns)
+        return rows * facts.vocab_size * alive + hidden + _cast(load, compute, facts.vocab_size) + summed
+    words = running_shape(facts.vocab_size)[1]
+    narrow = compute if compute != FP32 else 0
+    gone = in_blocks(load, learns)
+    held = words if gone else facts.vocab_size  # a block, or all until they are summed
+    logits = rows * (held * FP32 + words * (narrow + learns * _slope(load)))
+    logits += 0 if gone else words * facts.hidden_size * FP32  # a block's share of the weight's gradient
+    pull = load.asked * facts.hidden_size * FP32 + rows * facts.hidden_size * narrow
+    return logits + load.asked * facts.hidden_size * narrow + pull * learns + _cast(load, compute, words)
+
+
+def _cast(load: Load, compute: int, words: int) -> float:
+    """The head's weight in the dtype of the products, so many words of it."""
+    facts = load.facts
+    at_once = min(words * facts.hidden_size, facts.embedding_parameters)
+    if load.tuning.tables == 16:
+        stored = FP32 if load.trains.head(facts) else load.frozen_bytes
+        return at_once * compute if stored != compute else 0
+    wide = FP32 + (compute if compute != FP32 else 0)  # made in fp32, then rounded
+    if load.tuning.tables == 4:  # by one kernel; else codes, places and levels of each stand side by side
+        wide = compute if load.device == "cuda" else 1 + 2 * FP32
+    return min(at_once, PIECE_ELEMENTS) * wide

@@ -55,16 +55,11 @@ def piece_bytes(load: Load, phase: str) -> int:
     facts = load.facts
     if load.device != "cpu" or load.bf16 or not onednn_is_quicker():
         return 0
-    made, most = 0.0, 0.0
-    if phase == "loss" and not in_blocks(load):  # blocks of logits take none
-        made = min(PIECE, load.asked * facts.vocab_size)
-        most = load.asked * facts.vocab_size * facts.hidden_size
-    elif "backward" in phase:
-        # where weights train a gradient as wide is copied; wider ones are when less is alive
-        stream = load.computed * facts.hidden_size
-        made = stream if _weights_train(load) else min(PIECE, stream)
-        most = stream * facts.intermediate_size
-    return FP32 * round(made) if most >= LEAST else 0
+    stream = load.computed * facts.hidden_size
+    if "backward" not in phase or stream * facts.intermediate_size < LEAST:
+        return 0
+    # where weights train a gradient as wide is copied; wider ones are when less is alive
+    return FP32 * round(stream if _weights_train(load) else min(PIECE, stream))
 
 
 def _weights_train(load: Load) -> bool:
