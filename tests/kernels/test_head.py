@@ -86,6 +86,20 @@ def test_no_target_gives_a_loss_of_zero():
     assert loss == 0
 
 
+# mutation tried: memory as it is found, whatever the number of targets
+@pytest.mark.parametrize("targets", [0, 20])
+def test_a_trained_weight_s_gradient_holds_nothing_of_the_memory_it_is_made_in(targets, monkeypatch):
+    monkeypatch.setattr(
+        head, "empty", lambda shape, dtype, device: torch.full((*shape,), torch.nan, dtype=dtype)
+    )
+    hidden = torch.randn(targets, 8, requires_grad=True)
+    weight, bias = torch.randn(3000, 8, requires_grad=True), torch.randn(3000, requires_grad=True)
+    head.summed_loss(hidden, head.Head(weight, bias), torch.arange(targets)).backward()
+    assert torch.isfinite(weight.grad).all()
+    assert torch.isfinite(bias.grad).all()
+    assert bool(weight.grad.any()) == bool(targets)
+
+
 # mutation tried: the cap's slope left out; the scale not applied to the gradient; the bias not added
 @pytest.mark.parametrize("softcap", [None, 2.5])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
