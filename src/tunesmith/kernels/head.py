@@ -332,11 +332,6 @@ def _again(
     return weight.grad, None if bias is None else bias.grad
 
 
-def fused(logits: Tensor) -> bool:
-    """Whether one kernel makes loss and gradient in place of these logits."""
-    return _fused_on(logits, logits.dtype)
-
-
 def _fused_on(place: Tensor, dtype: torch.dtype) -> bool:
     return place.is_cuda and dtype != torch.float64 and has_triton()
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -35,10 +36,9 @@ def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Ten
 
 @cache
 def _advise() -> Any:
-    """madvise(2); nothing where there is none."""
-    try:
-        found = ctypes.CDLL(None).madvise
-    except (AttributeError, OSError, TypeError):
+    """madvise(2); nothing but on Linux."""
+    if sys.platform != "linux":
         return lambda *_: -1
+    found = ctypes.CDLL(None).madvise
     found.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     return found
