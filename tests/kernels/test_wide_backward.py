@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from tunesmith.kernels import wide_backward
+from tunesmith.kernels import chunks, wide_backward
 
 
 def _inputs(dtype: torch.dtype, length: int = 24) -> list[torch.Tensor]:
@@ -36,7 +36,7 @@ def _gradients(attend, dtype, mask):
 @pytest.mark.parametrize("mask", [None, _mask()], ids=["square", "few ask"])
 def test_output_and_gradients_are_no_further_from_float64_than_torchs_own(mask, monkeypatch):
     # mutation tried: the mask left out of the backward pass; scale left out of it
-    monkeypatch.setattr(wide_backward, "TOKENS", 50)  # two documents, and one
+    monkeypatch.setattr(wide_backward, "WIDE_TOKENS", 50)  # two documents, and one
     exact = _gradients(_own, torch.float64, mask)
     ours = _gradients(wide_backward.attend, torch.bfloat16, mask)
     torchs = _gradients(_own, torch.bfloat16, mask)
@@ -65,7 +65,7 @@ def test_it_is_for_short_documents_in_bf16_that_learn():
     assert wide_backward.pays(query, key, 0.0)
     assert not wide_backward.pays(query, key, 0.1)
     assert not wide_backward.pays(*_inputs(torch.float32)[:2], 0.0)
-    assert not wide_backward.pays(*_inputs(torch.bfloat16, wide_backward.LONGEST + 1)[:2], 0.0)
+    assert not wide_backward.pays(*_inputs(torch.bfloat16, chunks.WIDE_LONGEST + 1)[:2], 0.0)
     with torch.no_grad():
         assert not wide_backward.pays(query, key, 0.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -19,6 +19,10 @@ TILE_ROWS = 128  # of a matrix product's tile there
 # What a processor's own cache holds of rows that are walked several times; on a card, what may stand beside a layer.
 CACHED_ELEMENTS, CARD_ELEMENTS = 125_000, 2**25
 
+# Attention's backward pass in fp32 where a processor computes in 16 bits (wide_backward.py): tokens of the longest
+# document, and of so many at once stand fp32 copies.
+WIDE_LONGEST, WIDE_TOKENS = 256, 512
+
 # Weights of a table in 8 or 4 bits that are wide at once (tables.py).
 PIECE_ELEMENTS = 2**23
 TABLE_BLOCK = 64  # of them share a scale

@@ -16,15 +16,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.autocast import computed_in
+from tunesmith.kernels.chunks import WIDE_LONGEST, WIDE_TOKENS
 
-LONGEST = 256
-TOKENS = 512  # of so many at once stand fp32 copies
 _ATEN = torch.ops.aten
 
 
 def pays(query: Tensor, key: Tensor, dropout: float) -> bool:
     """Whether a group of documents [N H L D] is better served so."""
-    if query.device.type != "cpu" or dropout or key.shape[2] > LONGEST or not torch.is_grad_enabled():
+    if query.device.type != "cpu" or dropout or key.shape[2] > WIDE_LONGEST or not torch.is_grad_enabled():
         return False
     return computed_in(query) == torch.bfloat16
 
@@ -57,7 +56,7 @@ class _WideBackward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, log_sum, *masks = ctx.saved_tensors
         found = [torch.empty_like(x) for x in (query, key, value)]
-        step = max(1, TOKENS // key.shape[2])
+        step = max(1, WIDE_TOKENS // key.shape[2])
         for at in range(0, len(query), step):
             part = slice(at, at + step)
             wide = (x[part].float() for x in (grads[0], query, key, value, out))

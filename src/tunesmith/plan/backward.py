@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.kernels.chunks import walked_rows
+from tunesmith.kernels.chunks import WIDE_LONGEST, WIDE_TOKENS, walked_rows
 from tunesmith.plan.activations import FP32, Saved, Trains, asking_share
 
 if TYPE_CHECKING:
@@ -50,9 +50,18 @@ def _live(load: Load, trains: Trains, compute: int, asking: float) -> tuple[floa
         more = max(more, asking * (facts.hidden_size + 2 * before + behind))
     mlp = 2 * asking * facts.intermediate_size + more
     attention = (asking + 2 * load.computed) * facts.attention_size * load.attended
-    # capped scores, made again: raw, capped, masked, their shares and two gradients
-    scores = 6 * asking * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
-    return mlp * compute + own, attention * compute + scores + own
+    # capped scores, made again: four of raw, capped, masked, their shares and two gradients at a time
+    scores = 4 * asking * facts.heads * load.length * FP32 if facts.spelling.capped_attention else 0
+    return mlp * compute + own, attention * compute + scores + _widened(load, compute, asking) + own
+
+
+def _widened(load: Load, compute: int, asking: float) -> float:
+    """What a processor's attention backward makes in fp32 of 16 bits, some documents at a time
+    (kernels/wide_backward.py): queries, outputs and two gradients of theirs; keys and values with theirs."""
+    if load.device != "cpu" or compute == FP32 or load.length > WIDE_LONGEST:
+        return 0
+    tokens = min(load.computed, max(WIDE_TOKENS, load.length))
+    return 4 * tokens * (asking / load.computed + 1) * load.facts.attention_size * FP32
 
 
 def _ranks_within(load: Load, trains: Trains) -> tuple[int, int]:

@@ -45,7 +45,7 @@ from tunesmith.tuning.targets import all_targets
 # Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like. A whole run
 # has more in memory than its steps: what reads, evaluates, generates and writes; where oneDNN multiplies also the
 # products that were compiled for ever new shapes (both measured on runs of the bundled model, docs/plan.md).
-FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 500 * 2**20, "cuda": 96 * 2**20}
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 440 * 2**20, "cuda": 96 * 2**20}
 RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
 COMPILED, COMPILED_BYTES = "compiled products", 15 * 2**16  # of each that is kept
 # The CUDA context stands outside torch's own numbers, but not outside the card.
