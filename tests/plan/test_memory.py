@@ -232,6 +232,29 @@ def test_in_bf16_on_a_processor_what_fills_up_is_counted() -> None:
         assert (other.computed, other.asked) == (1987, 803)
 
 
+# mutation tried: copies of the queries alone; counted in fp32, too; a piece's gradients kept beside the next copies
+@pytest.mark.parametrize("documents", [4, 9])
+def test_what_attention_goes_back_in_fp32_where_it_computes_in_bf16_is_counted(documents: int) -> None:
+    import torch
+
+    from tunesmith.kernels import wide_backward
+    from tunesmith.plan.backward import _widened
+
+    facts = replace(BASE.facts, heads=4, head_dim=32)
+    load = replace(
+        BASE, facts=facts, bf16=True, tokens=documents * 128, targets=documents * 128, length=128.0
+    )
+    query, key, value = (torch.randn(documents, 4, 128, 32).bfloat16().requires_grad_() for _ in range(3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = wide_backward.attend(query, key, value, None, None)
+    slope = torch.randn_like(out)
+    measured = peak_of(lambda: torch.autograd.grad(out, (query, key, value), slope)) - 3 * query.nbytes
+    # beside them stand the kernel's own sums, and the slope laid straight
+    assert _widened(load, 2, float(load.computed)) == pytest.approx(measured, rel=0.15)
+    assert _widened(load, 4, float(load.computed)) == 0
+    assert _widened(replace(load, length=300.0), 2, float(load.computed)) == 0
+
+
 # mutation tried: two tables in the backward of the head; an embedding's beside all gradients where it is not tied
 @pytest.mark.parametrize("layers", [1, 6])
 @pytest.mark.parametrize("micro_batches", [1, 2])

@@ -66,4 +66,5 @@ class _WideBackward(torch.autograd.Function):
             )
             for whole, piece in zip(found, here):
                 whole[part] = piece
+            del here, piece  # or they would stand beside the next ones
         return *found, None, None
