@@ -201,14 +201,13 @@ class _SummedLoss(torch.autograd.Function):
         )
         grad_hidden = torch.empty_like(hidden) if fused else torch.zeros_like(hidden, dtype=wide)
         into = Gradients(grad_hidden, grad_weight, grad_bias, grad_rows, ids)
-        add = _add_fused if fused else _add_walked
         total, chunk = torch.zeros((), dtype=wide, device=hidden.device), _rows(hidden, weight, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = Logits(_cast(weight, dtype) if fused else weight, bias, scale, softcap)
             for begin in range(0, hidden.shape[0], chunk):
                 some = slice(begin, begin + chunk)
                 h, w = hidden[some].to(dtype), None if token_weights is None else token_weights[some]
-                total += add(h, logits, targets[some], w, z_loss, into, some)
+                total += _add(fused, h, logits, targets[some], w, z_loss, into, some)
         kept = [
             g.to(x.dtype) if g is not None and isinstance(x, Tensor) else None
             for g, x in zip((grad_weight, grad_bias, grad_rows), (weight, bias, rows))
@@ -229,7 +228,8 @@ class _SummedLoss(torch.autograd.Function):
         return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 6
 
 
-def _add_walked(
+def _add(
+    fused: bool,
     hidden: Tensor,
     logits: Logits,
     targets: Tensor,
@@ -238,23 +238,11 @@ def _add_walked(
     into: Gradients,
     some: slice,
 ) -> Tensor:
-    """The summed loss of some tokens, by blocks of words; their gradients go into `into`. hidden [c d]."""
-    words = shape_for(hidden, logits.weight.shape[0])[1]
-    mine = replace(into, hidden=into.hidden[some])
-    first = some.start == 0
-    return losses_and_gradients(hidden, logits, targets, token_weights, z_loss, words, mine, first).sum()
-
-
-def _add_fused(
-    hidden: Tensor,
-    logits: Logits,
-    targets: Tensor,
-    token_weights: Tensor | None,
-    z_loss: float,
-    into: Gradients,
-    some: slice,
-) -> Tensor:
-    """The same, where one kernel makes loss and gradient in place of the logits of all words."""
+    """The summed loss of some tokens, by one kernel or by blocks of words; gradients go into `into`. hidden [c d]."""
+    if not fused:
+        words = shape_for(hidden, logits.weight.shape[0])[1]
+        mine, first = replace(into, hidden=into.hidden[some]), some.start == 0
+        return losses_and_gradients(hidden, logits, targets, token_weights, z_loss, words, mine, first).sum()
     loss, grad = _fused(hidden, logits, targets, token_weights, z_loss)
     if into.bias is not None:
         into.bias.add_(grad.sum(0, dtype=into.bias.dtype))
