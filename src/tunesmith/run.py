@@ -45,7 +45,6 @@ from tunesmith.suited import (
 from tunesmith.tracking.start import following
 from tunesmith.trunk import fit_above_trunk
 from tunesmith.work import (
-    Words,
     Work,
     base_of,
     save_trained,
@@ -149,7 +148,7 @@ def prepare(
     plan = make_plan(
         recipe, facts, shape, device, summary, runs=read_runs(recipe), worst=worst, cache_room=cache_room()
     )
-    return Work(recipe, Words(tokenizer, template), data, facts, device, steps, plan)
+    return Work(recipe, tokenizer, template, data, facts, device, steps, plan)
 
 
 def _laid_out(

@@ -1,13 +1,11 @@
 """Everything known before a weight is loaded, and how it goes on from there: base -> tuned -> fitted.
 
-Work(recipe, words, data, facts, device, steps, plan)  --base_of-->  model  --tune-->  what trains
+Work(recipe, tokenizer, template, data, facts, device, steps, plan)  --base_of-->  model  --tune-->  what trains
                                                                      --fit_to_data-->  the engine, to the end
 """
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -41,41 +39,8 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 LEAST_EVALUATED_TOKENS = 64
-LEAST_PACKED = 20_000  # tokens: putting fewer aside frees next to nothing
 # A forecast below this share of the memory there is needs no trial: it has never been wrong by so much (docs/plan.md).
 SAFE_SHARE = 0.5
-
-
-class Words:
-    """A tokenizer and its template, which may be put aside while a model trains: one of 151,665 tokens takes 105 MiB,
-    and packed 5.
-
-    Packed in memory and not opened again from its folder: hours later that may be gone, and what was trained is saved
-    with its tokenizer.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: ChatTemplate) -> None:
-        self._opened: tuple[PreTrainedTokenizerFast, ChatTemplate] | None = (tokenizer, template)
-        self._choice, self._packed = template.choice, b""
-
-    def opened(self) -> tuple[PreTrainedTokenizerFast, ChatTemplate]:
-        """Both, taken out again where they were put aside."""
-        from tunesmith.data.template import ChatTemplate
-
-        if self._opened is None:
-            tokenizer = pickle.loads(zlib.decompress(self._packed))
-            self._opened, self._packed = (tokenizer, ChatTemplate(tokenizer, self._choice)), b""
-        return self._opened
-
-    def put_aside(self) -> None:
-        """Pack them, if that is worth the time, and can be done: a hub's own class need not be picklable."""
-        if self._opened is None or len(self._opened[0]) < LEAST_PACKED:
-            return
-        try:
-            self._packed = zlib.compress(pickle.dumps(self._opened[0]), 1)
-        except (pickle.PicklingError, TypeError, AttributeError):
-            return
-        self._opened = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +48,13 @@ class Work:
     """Everything known before a weight is loaded."""
 
     recipe: Recipe
-    words: Words
+    tokenizer: PreTrainedTokenizerFast
+    template: ChatTemplate
     data: Prepared
     facts: ModelFacts
     device: Device
     steps: RunSteps
     plan: Plan
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """Of what is learnt from."""
-        return self.words.opened()[0]
-
-    @property
-    def template(self) -> ChatTemplate:
-        """By which it is written."""
-        return self.words.opened()[1]
 
 
 def base_of(work: Work) -> Any:
@@ -188,8 +144,6 @@ def fit_to_data(
         base_loss_nats=base_loss_nats,
     )
     held_out = None if validation is None else _held_out(work, tuned, validation, reporter)
-    if work.device.kind == "cpu":  # on a card the host has room
-        work.words.put_aside()
     rows, steps = work.data.train, work.steps
     loss_of = partial(summed_loss, z_loss=recipe.optim.z_loss)
     return fit(
