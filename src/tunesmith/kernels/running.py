@@ -56,8 +56,8 @@ def losses_and_slopes(
 
 @dataclass(frozen=True, slots=True)
 class Gradients:
-    """Where a head that trains puts its gradients, None where not asked for: by hidden [n d], weight [V d], bias [V], and
-    by those rows [m d] of a frozen weight that stand at `ids` [m].
+    """Where a head that trains puts its gradients, None where not asked for: by hidden [n d], weight [V d], bias [V],
+    and by those rows [m d] of a frozen weight that stand at `ids` [m].
 
     Sums, in at least fp32; a card's kernel needs none by hidden, which is then in its own dtype.
     """
