@@ -1,4 +1,4 @@
-"""A head that does not train, on a processor: blocks of words give the loss and gradient of all logits at once."""
+"""The head on a processor: blocks of words give the loss and gradients of all logits at once."""
 
 import pytest
 import torch
@@ -48,6 +48,53 @@ def test_loss_and_gradient_equal_cross_entropy_in_float64(rows, vocabulary, bias
     assert (mine - theirs).norm() <= 1e-12 * theirs.norm()
     each = torch.nn.functional.cross_entropy(made.logits(hidden), targets, reduction="none")
     torch.testing.assert_close(head.token_losses(hidden.detach(), made, targets), each.detach())
+
+
+# mutation tried: the weight's gradient put before the bias', whose exponentials stand there; `place` for later chunks;
+# the block's memory taken as long as the gradient's, not as the logits are wide
+@given(
+    st.integers(0, 40),
+    st.integers(3, 60),
+    st.sampled_from([3, 8, 24, 50]),
+    st.booleans(),
+    st.sampled_from([None, 2.5]),
+    st.sampled_from([0, 0.01]),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_head_that_trains_gets_the_gradients_of_cross_entropy_in_float64(
+    rows, vocabulary, width, biased, softcap, z_loss
+):
+    torch.manual_seed(rows)
+    hidden = (3 * torch.randn(rows, width, dtype=torch.float64)).requires_grad_()
+    weight = torch.randn(vocabulary, width, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(vocabulary, dtype=torch.float64, requires_grad=True) if biased else None
+    targets, weights = torch.randint(0, vocabulary, (rows,)), torch.rand(rows, dtype=torch.float64)
+    made, learnt = head.Head(weight, bias, 0.3, softcap), [x for x in (hidden, weight, bias) if x is not None]
+    plain = _plain(hidden, made, targets, weights, z_loss)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "CHUNK_ELEMENTS", 0)
+        patch.setattr(chunks, "MOST_ELEMENTS", 16 * vocabulary)  # 16 rows in each chunk after the first
+        ours = head.summed_loss(hidden, made, targets, weights, z_loss)
+    torch.testing.assert_close(ours, plain)
+    for mine, theirs in zip(torch.autograd.grad(ours, learnt), torch.autograd.grad(plain, learnt)):
+        assert (mine - theirs).norm() <= 1e-12 * theirs.norm()
+
+
+# mutation tried: never in place; in place whatever the number of rows
+@pytest.mark.parametrize(("rows", "width", "there"), [(12, 12, True), (12, 16, True), (12, 11, False)])
+def test_exponentials_wait_where_the_gradient_will_be_if_it_is_as_wide(rows, width, there, monkeypatch):
+    asked, add = [], running._add
+
+    def seen(held, *others):
+        asked.append(held[1].untyped_storage().data_ptr())
+        add(held, *others)
+
+    monkeypatch.setattr(running, "_add", seen)
+    weight = torch.randn(40, width, requires_grad=True)
+    hidden, targets = torch.randn(rows, width), torch.randint(0, 40, (rows,))
+    [gradient] = torch.autograd.grad(head.summed_loss(hidden, head.Head(weight), targets), weight)
+    assert len(asked) == 6
+    assert all((place == gradient.untyped_storage().data_ptr()) == there for place in asked)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

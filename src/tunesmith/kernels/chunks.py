@@ -37,6 +37,18 @@ def rows_per_chunk(vocabulary: int, card_bytes: int | None, bytes_a_logit: int) 
     return max(LEAST_ROWS, rows - rows % TILE_ROWS if rows > TILE_ROWS else rows)
 
 
+def first_rows(rows: int, width: int) -> int:
+    """Rows of the first chunk where a head's weight trains on a processor: its exponentials stand where the gradient
+    will be, whose rows are so wide; so many at least as in those after it."""
+    return max(rows, min(width, RUNNING_ELEMENTS // RUNNING_WORDS))
+
+
+def waiting_rows(asked: int, rows: int, width: int) -> int:
+    """Of so many, those whose exponentials stand at once in a place of their own."""
+    first = min(asked, first_rows(rows, width))
+    return max(0 if first <= width else first, min(rows, asked - first))
+
+
 def walked_rows(width: int, card: bool) -> int:
     """Rows of `width` numbers that are walked several times before the next ones."""
     return max(1, (CARD_ELEMENTS if card else CACHED_ELEMENTS) // width)

@@ -14,7 +14,9 @@ Shapes: n learnt tokens, d hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.card import has_triton
-from tunesmith.kernels.chunks import bytes_a_logit, rows_per_chunk
+from tunesmith.kernels.chunks import bytes_a_logit, first_rows, rows_per_chunk
 from tunesmith.kernels.pages import empty, zeros
 from tunesmith.kernels.product import add_mm, linear, mm
 from tunesmith.kernels.running import (
@@ -204,8 +206,8 @@ class _SummedLoss(torch.autograd.Function):
         total, chunk = torch.zeros((), dtype=wide, device=hidden.device), _rows(hidden, weight, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = Logits(_cast(weight, dtype) if fused else weight, bias, scale, softcap)
-            for begin in range(0, hidden.shape[0], chunk):
-                some = slice(begin, begin + chunk)
+            ahead = chunk if fused or grad_weight is None else first_rows(chunk, weight.shape[1])
+            for some in _parts(len(hidden), ahead, chunk):
                 h, w = hidden[some].to(dtype), None if token_weights is None else token_weights[some]
                 total += _add(fused, h, logits, targets[some], w, z_loss, into, some)
         kept = [
@@ -226,6 +228,12 @@ class _SummedLoss(torch.autograd.Function):
         # in place: no second table beside the first
         weight, bias, rows = (g if g is None else g.mul_(scale) for g in kept)
         return grad_hidden * scale.to(grad_hidden.dtype), weight, bias, rows, *[None] * 6
+
+
+def _parts(count: int, first: int, others: int) -> Iterator[slice]:
+    """All rows, so many at a time."""
+    ends = [0, *range(min(first, count), count, others), count]
+    return (slice(begin, end) for begin, end in pairwise(ends) if begin < end)
 
 
 def _add(

@@ -84,7 +84,10 @@ def losses_and_gradients(
     `first`: nothing is there yet; the weight's and the bias' are written over, whatever they hold.
     """
     sums = Sums.of(hidden)
-    held = [_exponentials(hidden, logits, targets, block, sums) for block in logits.blocks(words)]
+    held = [
+        _exponentials(hidden, logits, targets, block, sums, _place(into.weight, block, len(hidden), first))
+        for block in logits.blocks(words)
+    ]
     each, own = (weigh(x, token_weights) for x in sums.slopes(logits, z_loss))
     held.reverse()
     while held:
@@ -96,15 +99,25 @@ def losses_and_gradients(
 Held = tuple[slice, Tensor, tuple[Tensor, Tensor], Tensor]
 
 
-def _exponentials(hidden: Tensor, logits: Logits, targets: Tensor, block: slice, sums: Sums) -> Held:
-    """Take some words into `sums`, and keep what will be their gradient."""
+def _place(weight: Tensor | None, block: slice, rows: int, first: bool) -> Tensor | None:
+    """Where a block's exponentials [n b] may wait: where its gradient [b d] will be, if nothing is there and n <= d."""
+    if weight is None or not first or rows > weight.shape[1]:
+        return None
+    free = weight[block]
+    return free.view(-1)[: rows * len(free)].view(rows, len(free))
+
+
+def _exponentials(
+    hidden: Tensor, logits: Logits, targets: Tensor, block: slice, sums: Sums, place: Tensor | None
+) -> Held:
+    """Take some words into `sums`, and keep what will be their gradient, in `place` if there is one."""
     z = logits.of(hidden, logits.rows(block, hidden.dtype), block, None)
     at = _in_block(targets, block, logits)
     slope = None if logits.softcap is None else logits.slope(z)
     sums.take(z, at)
     if slope is not None:
         z.mul_(slope)
-    return block, z, at, sums.most.clone()
+    return block, z if place is None else place.copy_(z), at, sums.most.clone()
 
 
 def _add(
@@ -126,13 +139,13 @@ def _add(
     else:
         into.hidden.add_(z.to(hidden.dtype) @ logits.rows(block, hidden.dtype))
     wide = hidden.to(z.dtype)
-    if into.weight is not None:
-        _put(into.weight[block], mm(z.t(), wide), first)
     if into.bias is not None:
         _put(into.bias[block], z.sum(0), first)
     if into.rows is not None and into.ids is not None:
         here, places = _in_block(into.ids, block, logits)
         into.rows[here] += mm(z[:, places].t(), wide)
+    if into.weight is not None:  # last, for z may stand there
+        _put(into.weight[block], mm(z.t(), wide), first)
 
 
 def _put(place: Tensor, made: Tensor, first: bool) -> None:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tunesmith.kernels.chunks import PIECE_ELEMENTS, bytes_a_logit, rows_per_chunk, running_shape
+from tunesmith.kernels.chunks import (
+    PIECE_ELEMENTS,
+    bytes_a_logit,
+    first_rows,
+    rows_per_chunk,
+    running_shape,
+    waiting_rows,
+)
 from tunesmith.plan.activations import FP32
 from tunesmith.tuning.footprint import footprint
 
@@ -46,6 +53,17 @@ def head_rows(load: Load, compute: int, learns: bool = True) -> int:
     return rows_per_chunk(load.facts.vocab_size, card, alive)
 
 
+def held_bytes(load: Load, compute: int) -> float:
+    """Exponentials of a head that trains on a processor, but for those that stand where its gradient will be."""
+    facts, rows = load.facts, head_rows(load, compute)
+    waiting = (
+        waiting_rows(load.asked, rows, facts.hidden_size)
+        if load.trains.head(facts)
+        else min(load.asked, rows)
+    )
+    return waiting * facts.vocab_size * FP32
+
+
 def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
     """Logits of a chunk, and what is made of them, all words' or a block's; the head's weight, cast, where it is
     stored wider: a block of it at a time on a processor, all of it on a card, a piece where it is in few bits.
@@ -60,10 +78,15 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
         return rows * facts.vocab_size * alive + hidden + _cast(load, compute, facts.vocab_size) + summed
     words = running_shape(facts.vocab_size)[1]
     narrow = compute if compute != FP32 else 0
-    gone = in_blocks(load, learns)
-    held = words if gone else facts.vocab_size  # a block, or all until they are summed
-    logits = rows * (held * FP32 + words * (narrow + learns * _slope(load)))
-    logits += 0 if gone else words * facts.hidden_size * FP32  # a block's share of the weight's gradient
+    if learns and load.trains.head(facts):
+        rows = min(load.asked, first_rows(rows, facts.hidden_size))
+    logits: float = rows * words * FP32  # of a block
+    if not in_blocks(
+        load, learns
+    ):  # all words' until all is summed, then a block's share of the weight's gradient
+        logits = max(logits, held_bytes(load, compute) + words * facts.hidden_size * FP32)
+        logits += rows * facts.vocab_size / words * FP32  # of each block the highest logit so far
+    logits += rows * words * (narrow + learns * _slope(load))
     pull = load.asked * facts.hidden_size * FP32 + rows * facts.hidden_size * narrow
     return logits + load.asked * facts.hidden_size * narrow + pull * learns + _cast(load, compute, words)
 
