@@ -19,6 +19,16 @@ from tunesmith.model.lean import lean
 from tunesmith.model.load import without_dropout
 
 
+def on_card(patch: pytest.MonkeyPatch) -> None:
+    """Take a weight that trains under a processor's autocast as a card takes its own."""
+
+    def is_mixed(x: Tensor, weight: Tensor) -> bool:
+        trains = weight.requires_grad and weight.dtype == torch.float32
+        return trains and torch.is_autocast_enabled("cpu")
+
+    patch.setattr(product, "is_mixed", is_mixed)
+
+
 def of_a_pass(layer: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slope: Tensor) -> list[Tensor]:
     """Output, and gradients of x, weight and bias."""
     given = [None if t is None else t.clone().requires_grad_() for t in (x, weight, bias)]
@@ -51,13 +61,16 @@ def test_gradients_are_those_of_autocast_and_closer_to_the_truth(narrow: bool, w
 # mutation tried: h remade without up; dW made in bf16 and copied wide; the gradient of up for that of gates
 @pytest.mark.parametrize("halves", [False, True], ids=["apart", "halves"])
 @pytest.mark.parametrize("act", ["silu", "gelu", "gelu_tanh"])
-def test_a_layer_behind_a_gate_keeps_no_input(act: Act, halves: bool) -> None:
+def test_a_layer_behind_a_gate_keeps_no_input(
+    act: Act, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_card(monkeypatch)
     torch.manual_seed(0)
     both, weight, bias = torch.randn(5, 8, 2 * 24).bfloat16(), torch.randn(32, 24), torch.randn(32)
     slope, kept = torch.randn(5, 8, 32).bfloat16(), list[tuple[int, ...]]()
 
     def node(gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return mixed.gated_mixed(gates, up, act, weight, bias, torch.bfloat16)
+        return product.gated_linear(gates, up, act, weight, bias)
 
     def plain(gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         acts = {"silu": silu, "gelu": gelu, "gelu_tanh": lambda x: gelu(x, approximate="tanh")}
@@ -82,7 +95,8 @@ def test_a_layer_behind_a_gate_keeps_no_input(act: Act, halves: bool) -> None:
     hidden = gate(*(t.flatten(0, 1).contiguous() for t in both.detach().chunk(2, -1)), act)
     of_weight = slope.double().flatten(0, 1).t() @ hidden.double()
     assert far_from(ours[2], of_weight) < 1e-6 < 1e-4 < far_from(theirs[2], of_weight)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t)
+    with torch.autocast("cpu", dtype=torch.bfloat16), hooks:
         node(*(t.requires_grad_() for t in (both[..., :24], both[..., 24:], weight, bias)))
     assert kept == [(5, 8, 24), (5, 8, 24), (32, 24)]
 
@@ -117,18 +131,10 @@ def test_a_whole_model_learns_what_it_learns_by_autocast(
         taken.append(weight)
         return mixed.mixed_linear(x, weight, bias, torch.bfloat16)
 
-    def behind_a_gate(gates: Tensor, up: Tensor, act: Act, weight: Tensor, *others: Any) -> Tensor:
-        taken.append(weight)
-        return mixed.gated_mixed(gates, up, act, weight, others[0], torch.bfloat16)
-
     monkeypatch.setattr(product, "mixed_linear", node)
-    monkeypatch.setattr("tunesmith.model.lean.gated_mixed", behind_a_gate)
     for kind in ("truth", "autocast", "node"):
-        asked = kind == "node"  # the head is no such layer: it has its own way, without autocast
-        for user in ("tunesmith.kernels.product", "tunesmith.model.lean"):
-            monkeypatch.setattr(
-                f"{user}.is_mixed", lambda *_, asked=asked: asked and torch.is_autocast_enabled("cpu")
-            )
+        if kind == "node":  # the head is no such layer: it has its own way, without autocast
+            on_card(monkeypatch)
         lm = tiny_model(family, hidden_size=64, intermediate_size=160)
         lm = lean(without_dropout(lm.double() if kind == "truth" else lm))
         kinds[kind] = gradients(lm, TUNINGS["full"], kind != "truth", checkpointing)

@@ -75,6 +75,62 @@ def test_gradients_of_a_linear_layer_are_those_of_float64(learns: tuple[int, ...
     assert len(asked) == 1 + learns[0] + learns[1]
 
 
+# mutations tried: h remade without up; the gradient of up for that of gates; W's gradient not turned
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+@pytest.mark.parametrize("learns", [(1, 1, 1), (1, 0, 1), (0, 1, 0)], ids=str)
+def test_a_layer_behind_a_gate_makes_its_input_again(
+    learns: tuple[int, ...], kind: torch.dtype, asked: list[Any]
+) -> None:
+    both, weight, bias = (
+        torch.randn(2, 9, 48).to(kind),
+        torch.randn(50, 24).to(kind),
+        torch.randn(50).to(kind),
+    )
+    toward, kept = torch.randn(2, 9, 50).to(kind), list[tuple[int, ...]]()
+
+    def found(way: Any, dtype: torch.dtype) -> list[Tensor | None]:
+        given = [
+            x.to(dtype).requires_grad_(bool(one))
+            for x, one in zip((both.clone(), weight.clone(), bias.clone()), learns)
+        ]
+        out = way(*given[0].chunk(2, -1), *given[1:])
+        out.backward(toward.to(dtype))
+        return [out.detach(), *(x.grad for x in given)]
+
+    def plain(gates: Tensor, up: Tensor, *layer: Tensor) -> Tensor:
+        return torch.nn.functional.linear(torch.nn.functional.silu(gates) * up, *layer)
+
+    def node(gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: kept.append(tuple(t.shape)) or t, lambda t: t
+        ):
+            return product.gated_linear(gates, up, "silu", weight, bias)
+
+    for mine, truth in zip(found(node, kind), found(plain, torch.float64)):
+        assert (mine is None) == (truth is None)
+        assert (
+            mine is None
+            or truth is None
+            or far_from(mine, truth) < (1e-6 if kind == torch.float32 else 1e-14)
+        )
+    assert kept == [(2, 9, 24), (2, 9, 24), (50, 24)]
+    assert len(asked) == (2 + learns[1] if kind == torch.float32 else 0)
+
+
+def test_an_input_is_made_again_only_where_nothing_is_cast() -> None:
+    up, weight = torch.randn(3, 4), torch.randn(4, 4).requires_grad_()
+    assert product.remakes_input(up, weight)
+    assert product.remakes_input(up.double(), weight.detach().double().requires_grad_())
+    for other in (
+        (up, weight.detach()),
+        (up.double(), weight),
+        (up.bfloat16(), weight.detach().bfloat16().requires_grad_()),
+    ):
+        assert not product.remakes_input(*other)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not product.remakes_input(up, weight)
+
+
 def test_what_is_small_wide_traced_or_switched_off_is_left_to_torch(
     asked: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

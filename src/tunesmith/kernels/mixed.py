@@ -1,7 +1,6 @@
 """A linear layer on a card that computes in 16 bits and whose fp32 weight trains, as one node.
 
     y = x W16' + b      dx = dy W16      dW = dy' x, summed in fp32 by the matrix units
-    y = h W16' + b      h = act(g) * u is made again, and not kept: behind a gate
 Autocast keeps the narrow copy of each weight until the backward pass is over (2 bytes a weight), and makes dW in 16
 bits to copy it wide. Here W16 is made anew in each pass, and dW is rounded nowhere.
 
@@ -16,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.kernels.gate import Act, gate, gate_backward
-
 
 def is_mixed(x: Tensor, weight: Tensor) -> bool:
     """Whether a linear layer is such a one."""
@@ -28,14 +25,6 @@ def is_mixed(x: Tensor, weight: Tensor) -> bool:
 def mixed_linear(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     """x W' + bias, with gradient, computed in `dtype`: [..., i], fp32 [o i] -> [..., o]."""
     out: Tensor = _MixedLinear.apply(x, weight, bias, dtype)
-    return out
-
-
-def gated_mixed(
-    gates: Tensor, up: Tensor, act: Act, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """(act(gates) * up) W' + bias, with gradient, computed in `dtype`: [..., i], fp32 [o i] -> [..., o]."""
-    out: Tensor = _GatedMixed.apply(gates, up, weight, bias, act, dtype)
     return out
 
 
@@ -58,28 +47,6 @@ class _MixedLinear(torch.autograd.Function):
             of_x = (flat @ weight.to(ctx.dtype)).view(*grad.shape[:-1], -1).to(ctx.given)
         of_weight = summed_wide(flat.t(), x.reshape(-1, x.shape[-1])) if needs[1] else None
         return of_x, of_weight, flat.sum(0, dtype=torch.float32) if needs[2] else None, None
-
-
-class _GatedMixed(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, act: Act, dtype: torch.dtype
-    ) -> Tensor:
-        ctx.act, ctx.dtype = act, dtype
-        ctx.save_for_backward(gates, up, weight)
-        hidden = gate(gates.flatten(0, -2), up.flatten(0, -2), act).view(up.shape)
-        return _narrow_linear(hidden.to(dtype), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        gates, up, weight = ctx.saved_tensors
-        needs, flat = ctx.needs_input_grad, grads[0].flatten(0, -2).to(ctx.dtype)
-        both = gates.flatten(0, -2), up.flatten(0, -2)
-        of_weight = summed_wide(flat.t(), gate(*both, ctx.act).to(ctx.dtype)) if needs[2] else None
-        of_gates, of_up = gate_backward(*both, (flat @ weight.to(ctx.dtype)).to(up.dtype), ctx.act)
-        of_bias = flat.sum(0, dtype=torch.float32) if needs[3] else None
-        return of_gates.view(up.shape), of_up.view(up.shape), of_weight, of_bias, None, None
 
 
 def _narrow_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

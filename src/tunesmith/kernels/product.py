@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tunesmith.kernels.autocast import computed_in
+from tunesmith.kernels.gate import Act, gate, gate_backward
 from tunesmith.kernels.mixed import is_mixed, mixed_linear, summed_wide
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 
@@ -31,6 +32,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _quicker(x, weight, x.numel() * len(weight)) or torch.is_autocast_enabled("cpu"):
         return nn.functional.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias)
+
+
+def gated_linear(gates: Tensor, up: Tensor, act: Act, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """linear(act(gates) * up), with gradient; that input is made again and not kept: [..., i], [o i] -> [..., o].
+
+    Where `remakes_input` says so.
+    """
+    out: Tensor = _GatedLinear.apply(gates, up, weight, bias, act)
+    return out
+
+
+def remakes_input(up: Tensor, weight: Tensor) -> bool:
+    """Whether a layer behind a gate trains so that gated_linear does what linear does: nothing is cast, or as on a
+    card that computes in 16 bits."""
+    cast = up.dtype != weight.dtype or torch.is_autocast_enabled(up.device.type)
+    return is_mixed(up, weight) or (weight.requires_grad and not cast and up.dtype.itemsize >= 4)
 
 
 def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -87,3 +104,22 @@ class _Linear(torch.autograd.Function):
             mm(flat.t(), x.reshape(-1, x.shape[-1])) if needs[1] else None,
             flat.sum(0) if needs[2] else None,
         )
+
+
+class _GatedLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, act: Act) -> Tensor:
+        ctx.act, ctx.dtype, ctx.mixed = act, computed_in(up), is_mixed(up, weight)
+        ctx.save_for_backward(gates, up, weight)
+        return linear(gate(gates.flatten(0, -2), up.flatten(0, -2), act).view(up.shape), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gates, up, weight = ctx.saved_tensors
+        needs, flat = ctx.needs_input_grad, grads[0].flatten(0, -2).to(ctx.dtype)
+        both, product = (gates.flatten(0, -2), up.flatten(0, -2)), summed_wide if ctx.mixed else mm
+        of_weight = product(flat.t(), gate(*both, ctx.act).to(ctx.dtype)) if needs[2] else None
+        of_gates, of_up = gate_backward(*both, mm(flat, weight.to(ctx.dtype)).to(up.dtype), ctx.act)
+        of_bias = flat.sum(0, dtype=weight.dtype) if needs[3] else None
+        return of_gates.view(up.shape), of_up.view(up.shape), of_weight, of_bias, None

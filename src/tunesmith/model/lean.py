@@ -20,16 +20,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tunesmith.kernels.autocast import computed_in
 from tunesmith.kernels.gate import Act, gated
 from tunesmith.kernels.lookup import lookup
 from tunesmith.kernels.lora import Part, learns, lora_linears
-from tunesmith.kernels.mixed import gated_mixed, is_mixed
 from tunesmith.kernels.mlp import lora_mlp
 from tunesmith.kernels.nf4 import held_in_four_bits
 from tunesmith.kernels.norm import Spelling, rms_norm
 from tunesmith.kernels.processor import onednn_is_quicker
-from tunesmith.kernels.product import linear
+from tunesmith.kernels.product import gated_linear, linear, remakes_input
 from tunesmith.kernels.rotary import rotate
 from tunesmith.model.families import FAMILIES
 
@@ -187,17 +185,17 @@ class LeanMLP(_Swapped):
         gates, up = made if len(made) == 2 else made[0].chunk(2, dim=-1)
         if may_remake(gates, up, self.down_proj):
             own: Any = self.down_proj
-            return gated_mixed(gates, up, self.act, own.weight, own.bias, computed_in(up))
+            return gated_linear(gates, up, self.act, own.weight, own.bias)
         hidden = gated(gates, up, self.act)
         del made, gates, up  # or they would stand beside the output where nothing is kept
         return self.down_proj(hidden)
 
 
 def may_remake(gates: Tensor, up: Tensor, down: Any) -> bool:
-    """Whether the layer behind a gate trains on a card, so that its input, made again, need not be kept."""
+    """Whether the layer behind a gate trains, so that its input, made again, need not be kept."""
     heard = down._forward_hooks or down._forward_pre_hooks
     flows = gates.requires_grad and up.requires_grad
-    return flows and is_plain(down) and not heard and is_mixed(up, down.weight)
+    return flows and is_plain(down) and not heard and remakes_input(up, down.weight)
 
 
 def outputs(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:

@@ -91,9 +91,9 @@ class Walk:
 
     def remakes(self, before: Sequence[str], behind: str) -> bool:
         """Whether the layer behind a gate makes its input again: it is one node with those before, of which no more
-        than updates train (kernels/mlp.py), or trains on a card (kernels/mixed.py)."""
+        than updates train (kernels/mlp.py), or trains and nothing is cast but on a card (kernels/product.py)."""
         if behind not in self.beside and self._trains(behind, "weight"):
-            return self.size.compute < FP32 and not self.size.copies
+            return self.size.compute == FP32 or not self.size.copies
         names = (*before, behind)
         trains = any(self._trains(name, kind) for name in names for kind in ("weight", "bias"))
         return not trains and all(one.node for name in names if (one := self.beside.get(name)))
