@@ -43,7 +43,7 @@ ADAPT = """
 import sys
 from pathlib import Path
 import torch
-import tunesmith.tuning.build
+import tunesmith.tuning.by_peft
 from peft import AdaLoraConfig, IA3Config, LoraConfig, import_utils
 from transformers import LlamaConfig, LlamaForCausalLM
 from tunesmith.tuning.peft_methods import wrap
@@ -89,3 +89,13 @@ print(type(held.base_model.model.model.layers[0].self_attn.q_proj).__name__, the
     )
     assert run(f"exec({code!r})", tmp_path) == "Linear4bit True"
     assert not (tmp_path / "asked").exists()
+
+
+def test_what_has_no_layer_of_peft_s_does_without_it(tmp_path: Path) -> None:
+    # mutation tried: by_peft.py imported by build.py
+    code = (
+        "import sys; from tunesmith.recipe import Full, Freeze, Lora; from tunesmith.tuning.build import build; "
+        "made = [build(one) for one in (Full(method='full'), Freeze(method='freeze', last_layers=1))]; "
+        "print('peft' in sys.modules, build(Lora(method='lora')) is not None and 'peft' in sys.modules)"
+    )
+    assert run(code, tmp_path) == "False True"

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from tunesmith.errors import RecipeError
 from tunesmith.recipe import AdaLora, Optim
 from tunesmith.tuning.lengths import cutting, length_problems
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel, decay_matrices
+from tunesmith.tuning.peft_alone import AdaLoraConfig
 from tunesmith.tuning.peft_methods import attach_adapter, peft_targets, stored_transposed, training, wrap
 
 FOLDED = "lora"  # the folder of the plain form, inside the adapter's

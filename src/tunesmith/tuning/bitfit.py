@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import BeftConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +32,7 @@ from tunesmith.tuning.method import (
     decay_matrices,
     train_only,
 )
+from tunesmith.tuning.peft_alone import BeftConfig
 from tunesmith.tuning.precision import narrow
 from tunesmith.tuning.targets import bias_flags
 

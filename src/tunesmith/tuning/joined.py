@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
+
+from tunesmith.tuning.peft_alone import LoraConfig, get_peft_model_state_dict
 
 A, B = "lora_A.weight", "lora_B.weight"
 WEIGHTS = "adapter_model.safetensors"

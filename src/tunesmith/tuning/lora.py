@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig
 from torch import Tensor, nn
 
 from tunesmith.recipe import Lora, LoraFA, Optim
@@ -21,6 +20,7 @@ from tunesmith.tuning.joined import Update, adapter_state, join, write_adapter
 from tunesmith.tuning.lora_init import START, begin_with_inputs, begin_with_parts, start_tensors
 from tunesmith.tuning.lora_layers import DEFAULT, FUSED, lora_layers
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel, decay_matrices
+from tunesmith.tuning.peft_alone import LoraConfig, PeftConfig
 from tunesmith.tuning.peft_methods import PeftTuning, peft_targets, stored_transposed, training, wrap
 
 DELTA = 1e-8  # keeps A A^T invertible, as PEFT's LoRA-FA does

@@ -13,11 +13,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig
 from torch import Tensor, nn
 
 from tunesmith.model.forward import causal_lm, learnt, own_forward
 from tunesmith.tuning.lora_layers import DEFAULT, FUSED, lora_layers
+from tunesmith.tuning.peft_alone import LoraConfig
 
 if TYPE_CHECKING:
     from tunesmith.data.loader import Batch

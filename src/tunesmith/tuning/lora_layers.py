@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,6 +19,7 @@ from tunesmith.kernels.nf4 import four_bit_linear, held_in_four_bits
 from tunesmith.kernels.product import linear
 from tunesmith.model.lean import is_plain
 from tunesmith.model.quantised import dense_weight, is_quantised
+from tunesmith.tuning.peft_alone import LoraLinear
 
 DEFAULT = "default"
 

@@ -1,4 +1,4 @@
-"""PEFT without bitsandbytes, which it imports with itself: 0.7 s and 17 MiB at each start, torch's compiler with it.
+"""The one door to PEFT: without bitsandbytes, which it imports with itself, 0.7 s and 17 MiB at each start.
 
 Where nobody has loaded bitsandbytes, no layer can be one of its, so PEFT need not look: it is imported here while there
 seems to be none, and `injecting` says the same where it puts layers in. What holds a base in 4 bits loads it before.
@@ -35,4 +35,37 @@ def injecting() -> Iterator[None]:
 
 
 with bitsandbytes_alone.only_if_loaded():
-    import peft  # noqa: F401
+    from peft import (
+        AdaLoraConfig,
+        BeftConfig,
+        IA3Config,
+        LoraConfig,
+        OFTConfig,
+        PeftConfig,
+        PeftModel,
+        PrefixTuningConfig,
+        PromptLearningConfig,
+        PromptTuningConfig,
+        VeraConfig,
+        get_peft_model,
+    )
+    from peft.tuners.lora import Linear as LoraLinear
+    from peft.utils import get_peft_model_state_dict
+
+__all__ = [
+    "AdaLoraConfig",
+    "BeftConfig",
+    "IA3Config",
+    "LoraConfig",
+    "LoraLinear",
+    "OFTConfig",
+    "PeftConfig",
+    "PeftModel",
+    "PrefixTuningConfig",
+    "PromptLearningConfig",
+    "PromptTuningConfig",
+    "VeraConfig",
+    "get_peft_model",
+    "get_peft_model_state_dict",
+    "injecting",
+]

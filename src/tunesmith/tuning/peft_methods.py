@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import IA3Config, OFTConfig, PeftConfig, PeftModel, VeraConfig, get_peft_model
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -23,7 +22,15 @@ from tunesmith.model.families import FAMILIES
 from tunesmith.recipe import IA3, Oft, Optim, Vera
 from tunesmith.tuning.footprint import scaled_parts
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel, decay_matrices
-from tunesmith.tuning.peft_alone import injecting
+from tunesmith.tuning.peft_alone import (
+    IA3Config,
+    OFTConfig,
+    PeftConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+    injecting,
+)
 from tunesmith.tuning.targets import Wanted
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PrefixTuningConfig
 from torch import Tensor, nn
 
 from tunesmith.kernels import attention
@@ -26,6 +25,7 @@ from tunesmith.model.forward import decoder_layers
 from tunesmith.model.load import generation_attention
 from tunesmith.recipe import Optim, Prefix, PTuningV2
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel
+from tunesmith.tuning.peft_alone import PrefixTuningConfig
 from tunesmith.tuning.prompt import text_ids
 from tunesmith.tuning.prompted import Made, Prompted, Table, make, prepared, read_prompt, save_prompt
 

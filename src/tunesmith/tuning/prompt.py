@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PromptTuningConfig
 from torch import Tensor, nn
 
 from tunesmith.errors import RecipeError
 from tunesmith.recipe import Optim, Prompt, PTuning
 from tunesmith.tuning.method import Hooks, Moments, ParameterGroup, Setting, TunedModel
+from tunesmith.tuning.peft_alone import PromptTuningConfig
 from tunesmith.tuning.prompted import Made, Prompted, Table, make, prepared, read_prompt, save_prompt
 
 

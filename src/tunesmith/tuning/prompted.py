@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PromptLearningConfig
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import ModelError
 from tunesmith.tuning.method import Setting, TunedModel
+from tunesmith.tuning.peft_alone import PromptLearningConfig
 
 FILE, TENSOR = "adapter_model.safetensors", "prompt_embeddings"
 
