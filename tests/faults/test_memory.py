@@ -223,7 +223,7 @@ def test_a_plan_that_fits_nowhere_names_its_largest_terms(model: Path, tmp_path:
 
     device = replace(find_device(), memory_bytes=1 << 20)
     planned = run.prepare(recipe(model, tmp_path), device=device).plan
-    with pytest.raises(DoesNotFitError, match=r"most of it, in .*: framework 488 MiB"):
+    with pytest.raises(DoesNotFitError, match=r"most of it, in .*: framework \d+ MiB"):
         require_room(planned, RunFolder(tmp_path / "run"))
 
 

@@ -37,17 +37,13 @@ from tunesmith.plan.beside import frozen_numbers, virtual_inputs, virtual_keys
 from tunesmith.plan.head import chunk_bytes, head_bytes
 from tunesmith.plan.measured import UNMEASURED
 from tunesmith.plan.peak import Memory
-from tunesmith.plan.slack import allocator_slack, piece_bytes
+from tunesmith.plan.slack import allocator_slack, framework_bytes, piece_bytes
 from tunesmith.recipe import GaLore, Tuning
 from tunesmith.tuning.footprint import footprint, trainable_parameters
 from tunesmith.tuning.targets import all_targets
 
-# Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like. A whole run
-# has more in memory than its steps: what reads, evaluates, generates and writes; where oneDNN multiplies also the
-# products that were compiled for ever new shapes (both measured on runs of the bundled model, docs/plan.md).
-FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 440 * 2**20, "cuda": 96 * 2**20}
-RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
-COMPILED, COMPILED_BYTES = "compiled products", 15 * 2**16  # of each that is kept
+# What oneDNN compiled for ever new shapes (measured on runs of the bundled model, docs/plan.md), of each that is kept.
+COMPILED, COMPILED_BYTES = "compiled products", 15 * 2**16
 # The CUDA context stands outside torch's own numbers, but not outside the card.
 CONTEXT_BYTES: Mapping[str, int] = {"cpu": 0, "cuda": 600 * 2**20}
 # A weight in 4 bits, and its share of the scales: one fp32 for 64 weights, or one byte and an fp32 for 256 of those.
@@ -63,6 +59,8 @@ STATE_BYTES: Mapping[str, float] = {
 # With a trunk that is let go of while it trains: phases in which it is there, and nothing of the optimiser is.
 BACK, BETWEEN = "taking the frozen layers back", "evaluation between steps"
 AROUND = ("evaluation", "answering", BACK)
+# Phases after the dearest of what comes and goes.
+AFTERWARDS = ("end of the backward", "update", "backward of the embedding", BACK)
 
 # off, full, or so many layers, the first that gradients reach.
 Checkpointing = Literal["off", "full"] | int
@@ -180,11 +178,9 @@ def forecast_memory(load: Load, whole_run: bool = True) -> Memory:
     }
     phase = max(phases, key=lambda name: sum(phases[name].values()))
     terms = dict(phases[phase])
-    moved = (
-        phases["loss"] if phase == BACK else terms
-    )  # what steps have left in the allocator is there to the end
-    terms["allocator"] = round(allocator_slack(load, moved))
-    terms["framework"] = FRAMEWORK_BYTES[load.device] + (RUN_BYTES[load.device] if whole_run else 0)
+    # what a step has left in the allocator is there to the end
+    terms["allocator"] = round(allocator_slack(load, phases["loss"] if phase in AFTERWARDS else terms))
+    terms["framework"] = framework_bytes(load.device, whole_run)
     if whole_run and load.device == "cpu" and (load.bf16 or onednn_is_quicker()):
         terms[COMPILED] = products_kept() * COMPILED_BYTES
     error_share = UNMEASURED[load.device] + uncertainty(load.facts)

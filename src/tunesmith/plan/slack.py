@@ -1,16 +1,24 @@
-"""What is held beside the tensors of a phase: freed blocks that the allocator cannot use again, pieces of a product."""
+"""What is held beside the tensors of a phase: libraries, freed blocks of no more use, pieces of a product."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tunesmith.kernels.processor import LEAST, PIECE, onednn_is_quicker
 from tunesmith.plan.activations import FP32
-from tunesmith.plan.head import head_rows, in_blocks
+from tunesmith.plan.head import held_bytes, in_blocks
 
 if TYPE_CHECKING:
     from tunesmith.plan.memory import Load
+
+# Python, torch, transformers, peft and the tokenizer in memory; on CUDA cuBLAS workspaces and the like. A whole run
+# has more in memory than its steps: what reads, evaluates, generates and writes (measured, docs/plan.md). Triton is
+# imported by torch wherever it is installed.
+FRAMEWORK_BYTES: Mapping[str, int] = {"cpu": 365 * 2**20, "cuda": 96 * 2**20}
+RUN_BYTES: Mapping[str, int] = {"cpu": 48 * 2**20, "cuda": 0}
+TRITON_BYTES = 75 * 2**20
 
 # What the allocator holds beyond the tensors. On CUDA: freed blocks that do not fit the next request (0.2% to
 # 4.8% of five runs on an H200, with segments that grow). On a
@@ -20,6 +28,12 @@ CUDA_SLACK = 0.02
 CPU_SLACK: Mapping[str, float] = {"alone": 0.2, "accumulating": 0.5, "checkpointing": 1.2}
 CPU_SLACK_LORA: Mapping[str, float] = {"alone": 0.3, "accumulating": 0.7, "checkpointing": 1.5}
 RETURNED_BLOCK = 32 * 2**20
+
+
+def framework_bytes(device: str, whole_run: bool) -> int:
+    """What is imported, or what a card's libraries take."""
+    triton = device == "cpu" and find_spec("triton") is not None
+    return FRAMEWORK_BYTES[device] + TRITON_BYTES * triton + RUN_BYTES[device] * whole_run
 
 
 def allocator_slack(load: Load, terms: Mapping[str, int]) -> float:
@@ -38,8 +52,7 @@ def _head_is_small(load: Load) -> bool:
     """Whether a chunk of logits is a block that is not given back at once."""
     if in_blocks(load):
         return True
-    rows = min(load.asked, head_rows(load, 2 if load.bf16 else FP32))
-    return rows * load.facts.vocab_size * FP32 < RETURNED_BLOCK
+    return held_bytes(load, 2 if load.bf16 else FP32) < RETURNED_BLOCK
 
 
 def _share_of_small_blocks(load: Load) -> float:
