@@ -106,6 +106,15 @@ def test_a_dialogue_that_never_forks_is_an_ordinary_document():
     assert tree.parents.tolist() == [-1, 0, 0]
 
 
+# mutations tried: each row that shares costs copies; none does
+def test_only_branches_cost_more_than_their_own_tokens_in_a_micro_batch():
+    path = np.arange(1000)
+    chain = [_row(path[:end], end - 20) for end in range(100, 1001, 100)]
+    assert [tree.tokens for tree in shared_batches(chain, 1000)] == [999]
+    branches = [_row(np.concatenate([path[:500], [2000 + n] * 100]), 550) for n in range(5)]
+    assert sorted(tree.tokens for tree in shared_batches(branches, 1000)) == [599, 698, 698]
+
+
 def test_where_little_is_saved_nothing_is_shared():
     draw = np.random.default_rng(1)
     rows = [_row(draw.integers(3, 97, 40).tolist(), 20) for _ in range(4)]
