@@ -52,9 +52,8 @@ def _families(
     found: list[tuple[float, list[Sample]]] = []
     for row, shared in zip(rows, common):
         length = len(row.input_ids)
-        forks = bool(found) and shared < len(
-            found[-1][1][-1].input_ids
-        )  # else it goes on from the row before
+        # else it goes on from the row before
+        forks = bool(found) and shared < len(found[-1][1][-1].input_ids)
         more = length - shared + COPY_COST * shared * forks
         if shared and found[-1][0] + more <= micro_tokens:
             found[-1] = (found[-1][0] + more, [*found[-1][1], row])

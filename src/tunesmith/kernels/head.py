@@ -206,7 +206,8 @@ class _SummedLoss(torch.autograd.Function):
         total, chunk = torch.zeros((), dtype=wide, device=hidden.device), _rows(hidden, weight, dtype)
         with torch.autocast(hidden.device.type, enabled=False):
             logits = Logits(_cast(weight, dtype) if fused else weight, bias, scale, softcap)
-            ahead = chunk if fused or grad_weight is None else first_rows(chunk, weight.shape[1])
+            waits = hidden.is_cpu and grad_weight is not None
+            ahead = first_rows(chunk, weight.shape[1]) if waits else chunk
             for some in _parts(len(hidden), ahead, chunk):
                 h, w = hidden[some].to(dtype), None if token_weights is None else token_weights[some]
                 total += _add(fused, h, logits, targets[some], w, z_loss, into, some)

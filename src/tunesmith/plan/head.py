@@ -81,9 +81,8 @@ def chunk_bytes(load: Load, compute: int, learns: bool = True) -> float:
     if learns and load.trains.head(facts):
         rows = min(load.asked, first_rows(rows, facts.hidden_size))
     logits: float = rows * words * FP32  # of a block
-    if not in_blocks(
-        load, learns
-    ):  # all words' until all is summed, then a block's share of the weight's gradient
+    if not in_blocks(load, learns):
+        # all words' until all is summed, then a block's share of the weight's gradient
         logits = max(logits, held_bytes(load, compute) + words * facts.hidden_size * FP32)
         logits += rows * facts.vocab_size / words * FP32  # of each block the highest logit so far
     logits += rows * words * (narrow + learns * _slope(load))
