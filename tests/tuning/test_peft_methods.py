@@ -125,6 +125,20 @@ def test_everything_else_may_stand_on_four_bits(name: str) -> None:
     assert capability_problems(tuning, facts) == []
 
 
+# mutations tried: 8 named whatever the layers are; the largest divisor whatever was asked for
+@pytest.mark.parametrize(
+    ("inner", "asked", "fix"),
+    [(44, 32, "set tuning.block: 4,"), (48, 5, "set tuning.block: 4,"), (45, 32, "leave such")],
+)
+def test_a_block_that_does_not_divide_is_answered_with_one_that_does(
+    inner: int, asked: int, fix: str
+) -> None:
+    config = tiny_config(intermediate_size=inner).to_dict()  # type: ignore[attr-defined]
+    with pytest.raises(RecipeError) as told:
+        trainable_parameters(Oft(method="oft", block=asked), facts_from_config(config))
+    assert told.value.problems[0].fix.startswith(fix)
+
+
 def test_ia3_asks_for_names_where_a_family_does_not_tell_them(tmp_path: Path) -> None:
     facts = read_facts(Model(path=str(make_model(tmp_path / "opt", "opt"))))
     with pytest.raises(RecipeError, match=r"name them, among k_proj, v_proj, q_proj, out_proj, fc1, fc2"):

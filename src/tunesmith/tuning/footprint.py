@@ -5,7 +5,8 @@ Formulas: d hidden, k = kv heads x head size, r rank, n virtual tokens, L layers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -227,8 +228,18 @@ def _oft(tuning: Oft, facts: ModelFacts) -> Footprint:
     odd = sorted({linear.inputs for linear in targets if linear.inputs % tuning.block})
     if odd:
         what = f"{tuning.block} does not divide {', '.join(map(str, odd))}, the inputs of linear layers"
-        raise RecipeError.at("tuning.block", what, "choose a size that divides them, such as 16 or 8")
+        raise RecipeError.at(
+            "tuning.block", what, _block_that_fits([t.inputs for t in targets], tuning.block)
+        )
     return Footprint(added=sum(linear.inputs * (tuning.block - 1) // 2 for linear in targets))
+
+
+def _block_that_fits(inputs: Sequence[int], asked: int) -> str:
+    """The largest block up to what was asked for that divides all inputs, in words."""
+    common = math.gcd(*inputs)
+    size = max(size for size in range(1, min(common, asked) + 1) if common % size == 0)
+    leave = "leave such layers out of tuning.targets"
+    return f"set tuning.block: {size}, or {leave}" if size > 1 else leave
 
 
 def virtual_tokens(tuning: Tuning) -> int:
