@@ -6,22 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tunesmith.recipe import (
-    IA3,
-    AdaLora,
-    BitFit,
-    Lora,
-    LoraDrop,
-    LoraFA,
-    Oft,
-    PLora,
-    Prefix,
-    Prompt,
-    PTuning,
-    PTuningV2,
-    ReLora,
-    Tuned,
-    Vera,
-)
+    IA3, AdaLora, BitFit, Lora, LoraDrop, LoraFA, Oft, PLora, Prefix, Prompt, PTuning, PTuningV2, ReLora, Tuned, Vera,
+)  # fmt: skip
 from tunesmith.tuning.adalora import AdaLoraTuning
 from tunesmith.tuning.bitfit import BiasTuning
 from tunesmith.tuning.lora import LoraFATuning, LoraTuning
