@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tunesmith.recipe import (
-    IA3, AdaLora, BitFit, Lora, LoraDrop, LoraFA, Oft, PLora, Prefix, Prompt, PTuning, PTuningV2, ReLora, Tuned, Vera,
-)  # fmt: skip
+from tunesmith import recipe
 from tunesmith.tuning.adalora import AdaLoraTuning
 from tunesmith.tuning.bitfit import BiasTuning
 from tunesmith.tuning.lora import LoraFATuning, LoraTuning
@@ -18,19 +16,19 @@ from tunesmith.tuning.prefix import PrefixTuning
 from tunesmith.tuning.prompt import SoftPromptTuning
 from tunesmith.tuning.stages import StagedTuning
 
-BUILDERS: Mapping[type[Tuned], Callable[[Any], Method]] = {
-    BitFit: BiasTuning,
-    Lora: LoraTuning,
-    Prefix: PrefixTuning,
-    PTuningV2: PrefixTuning,
-    Prompt: SoftPromptTuning,
-    PTuning: SoftPromptTuning,
-    LoraFA: LoraFATuning,
-    Vera: VeraTuning,
-    IA3: IA3Tuning,
-    Oft: OftTuning,
-    AdaLora: AdaLoraTuning,
-    ReLora: StagedTuning,
-    PLora: StagedTuning,
-    LoraDrop: DropTuning,
+BUILDERS: Mapping[type[recipe.Tuned], Callable[[Any], Method]] = {
+    recipe.BitFit: BiasTuning,
+    recipe.Lora: LoraTuning,
+    recipe.Prefix: PrefixTuning,
+    recipe.PTuningV2: PrefixTuning,
+    recipe.Prompt: SoftPromptTuning,
+    recipe.PTuning: SoftPromptTuning,
+    recipe.LoraFA: LoraFATuning,
+    recipe.Vera: VeraTuning,
+    recipe.IA3: IA3Tuning,
+    recipe.Oft: OftTuning,
+    recipe.AdaLora: AdaLoraTuning,
+    recipe.ReLora: StagedTuning,
+    recipe.PLora: StagedTuning,
+    recipe.LoraDrop: DropTuning,
 }
