@@ -52,7 +52,7 @@ def _families(
     found: list[tuple[float, list[Sample]]] = []
     for row, shared in zip(rows, common):
         length = len(row.input_ids)
-        # else it goes on from the row before
+        # a row that holds all of the one before copies no key: it is laid as more of the same document
         forks = bool(found) and shared < len(found[-1][1][-1].input_ids)
         more = length - shared + COPY_COST * shared * forks
         if shared and found[-1][0] + more <= micro_tokens:

@@ -1,8 +1,9 @@
 """Cross-entropy on a processor: logits of a block of words at a time, while they are in the cache.
 
     a head that does not train    logits [n b] -> exp(z - most so far), their sum, what they pull hidden to; gone
-    one that does                 the same, but exp(z - most so far) stay until all is summed; then each becomes its
-                                  gradient, goes through both products, and is gone
+    one that does                 the same, but exp(z - most so far) stay until all is summed, the first rows' in the
+                                  place of the weight's gradient; then each becomes its gradient, goes through both
+                                  products, and is gone
 A higher maximum later fades what was summed before: Milakov & Gimelshein 2018, arXiv:1805.02867. Of the weight each row
 is read once (twice), made wide once where it is held in few bits. The target is left out of the sum of rows, for
 p - 1 from numbers rounded to 16 bits would be noise where p is near 1.
